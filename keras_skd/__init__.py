@@ -1,0 +1,8 @@
+"""Speculative knowledge distillation of language models, in Keras 3."""
+
+from keras_skd import acceptance
+from keras_skd import losses
+from keras_skd import rollouts
+from keras_skd.distiller import Distiller
+
+__version__ = "0.1.0"

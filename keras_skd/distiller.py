@@ -1,0 +1,328 @@
+import keras
+import keras_hub
+from keras import ops
+
+from keras_skd import losses
+from keras_skd import rollouts
+from keras_skd import sources
+from keras_skd import validation
+from keras_skd.decoding import CachedCausalLM
+from keras_skd.preprocessing import Packer
+from keras_skd.preprocessing import prepare
+from keras_skd.trainers import RolloutTrainer
+
+
+class Distiller(RolloutTrainer, keras.Model):
+    """Distils a big KerasHub causal LM into a small one.
+
+    In every step of `fit`, a rollout writes a response to each prompt of the
+    batch, and the student learns the teacher's distribution at each token of
+    it. The default rollout is speculative knowledge distillation: the student
+    proposes tokens, the teacher replaces the ones outside its top 25. Other
+    rollouts and losses give the other published methods.
+
+    The teacher is frozen. The student remains the plain KerasHub model that
+    it was, to be saved with `distiller.student.save_to_preset(...)`.
+
+    Args:
+        teacher: a `keras_hub.models.CausalLM`, the model to learn from.
+        student: a `keras_hub.models.CausalLM` with the same vocabulary, the
+            model to train.
+        rollout: a `keras_skd.rollouts.Rollout` or its name, who writes the
+            responses. Defaults to `keras_skd.rollouts.Speculative()`.
+        preprocessor: a `keras_hub.models.CausalLMPreprocessor`, which
+            tokenizes the data. Defaults to `student.preprocessor`. With
+            neither, the data comes as token ids.
+        sequence_length: int. Number of tokens in a prompt and its response
+            together. Defaults to the preprocessor's, or to the data's.
+        stop_token_ids: `"auto"`, tuple of ints or `None`, the tokens that end
+            a response. Defaults to `"auto"`, the tokenizer's end tokens, or
+            none without a preprocessor.
+        seed: int. Seeds every sampler that has no seed of its own: the same
+            seed gives the same tokens. Defaults to `None`.
+        **kwargs: passed to `keras.Model`, such as `name`.
+
+    Call arguments:
+        inputs: dict of `"token_ids"` and `"padding_mask"`, of shape
+            `(batch, sequence_length)`.
+
+    Returns, when called, a dict with the student's `"hidden_states"`, of shape
+    `(batch, sequence_length, hidden_dim)`: logits are made inside of the loss,
+    and are there only if metrics need them. For logits, call
+    `distiller.student`.
+
+    Raises:
+        TypeError: if a model is not a `keras_hub.models.CausalLM`, or an
+            argument has the wrong type.
+        ValueError: if the models do not fit together, or an argument is out of
+            its range.
+
+    Example:
+
+    ```python
+    teacher = keras_hub.models.CausalLM.from_preset("gemma3_instruct_1b")
+    student = keras_hub.models.CausalLM.from_preset("gemma3_270m")
+
+    distiller = keras_skd.Distiller(teacher, student, sequence_length=128)
+    distiller.compile(
+        optimizer=keras.optimizers.Adam(1e-5),
+        loss=keras_skd.losses.ForwardKL(),
+    )
+    distiller.fit({"prompts": prompts}, batch_size=8, epochs=3)
+    distiller.student.save_to_preset("student")
+    ```
+
+    Reference:
+
+    - [Xu et al., 2024](https://arxiv.org/abs/2410.11325)
+    """
+
+    def __init__(
+        self,
+        teacher: keras_hub.models.CausalLM,
+        student: keras_hub.models.CausalLM,
+        rollout: str | rollouts.Rollout | None = None,
+        preprocessor: keras_hub.models.CausalLMPreprocessor | None = None,
+        sequence_length: int | None = None,
+        stop_token_ids: str | tuple[int, ...] | None = "auto",
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        validation.check_models(teacher, student)
+        validation.check_seed(seed)
+        if preprocessor is None:
+            preprocessor = student.preprocessor
+        if preprocessor is not None:
+            validation.check_preprocessor(preprocessor)
+            if sequence_length is None:
+                sequence_length = preprocessor.sequence_length
+        if sequence_length is not None:
+            validation.check_sequence_length(
+                sequence_length, {"teacher": teacher, "student": student}
+            )
+        self.teacher = teacher
+        self.teacher.trainable = False
+        self.student = student
+        self.sequence_length = sequence_length
+        self.stop_token_ids = validation.resolve_stop_token_ids(
+            stop_token_ids, preprocessor, student.output.shape[-1]
+        )
+        self.rollout = rollouts.get(
+            rollouts.Speculative() if rollout is None else rollout
+        )
+        if seed is not None:
+            self.rollout.set_seed(seed)
+        # Keras carries what it tracks from step to step, and saves it.
+        self._rollout_variables = self.rollout.variables
+        # A preprocessor is no part of the compiled model: not tracked.
+        self._pack = Packer(preprocessor, sequence_length)
+        self._teacher_lm = CachedCausalLM(teacher)
+        self._student_lm = CachedCausalLM(student)
+        self.rollout_function = self.make_rollout_function()
+
+        self._rollout_metrics = [
+            keras.metrics.Mean(name="teacher_token_fraction"),
+            keras.metrics.Mean(name="response_length"),
+        ]
+        if self.rollout.tests_drafts:
+            self._rollout_metrics.insert(
+                0, keras.metrics.Mean(name="acceptance_rate")
+            )
+        self.built = True
+
+    @property
+    def preprocessor(self):
+        """The `keras_hub.models.CausalLMPreprocessor` of the data."""
+        return self._pack.preprocessor
+
+    def compile(
+        self,
+        optimizer="adam",
+        loss: str | losses.DistillationLoss = "forward_kl",
+        metrics: list | None = None,
+        weighted_metrics: list | None = None,
+        **kwargs,
+    ):
+        """Configures the distiller for training.
+
+        Args:
+            optimizer: a `keras.optimizers.Optimizer` or its name.
+            loss: a `keras_skd.losses.DistillationLoss` or its name. Defaults
+                to `"forward_kl"`.
+            metrics: list of Keras metrics of the next token, such as
+                `keras_hub.metrics.Perplexity(from_logits=True)`, given the
+                tokens of the rollout, the student's logits and the response
+                mask. They count no prompt and no padding.
+            weighted_metrics: the same as `metrics`.
+            **kwargs: see `keras.Model.compile`.
+        """
+        self.loss_function = losses.get(loss)
+        metrics = [*(metrics or []), *(weighted_metrics or [])]
+        super().compile(
+            optimizer=optimizer, weighted_metrics=metrics or None, **kwargs
+        )
+
+    def call(self, inputs, training=None):
+        hidden_states = self._student_lm.hidden_states(
+            inputs["token_ids"], inputs["padding_mask"], training=training
+        )
+        outputs = {"hidden_states": hidden_states}
+        if self._compile_metrics is not None:
+            outputs["logits"] = self._student_lm.logits(hidden_states)
+        return outputs
+
+    def write(self, x):
+        """Lets the rollout write one batch of token ids. Compilable."""
+        return self.rollout(
+            x, self._student_lm, self._teacher_lm, self.stop_token_ids
+        )
+
+    def training_batch(self, data, write):
+        """One batch to train on: written by `write`, and counted."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x = write(x)
+        values = {}
+        written = ops.cast(x["response_mask"], "float32")
+        if self.rollout.tests_drafts:
+            stands = ops.cast(x["sources"] == sources.STUDENT, "float32")
+            values["acceptance_rate"] = stands, x["tested"]
+        by_teacher = ops.cast(x["sources"] == sources.TEACHER, "float32")
+        values["teacher_token_fraction"] = by_teacher, written
+        values["response_length"] = ops.sum(written, axis=1), None
+        for metric in self._rollout_metrics:
+            metric.update_state(*values[metric.name])
+        return x
+
+    def test_batch(self, data, write):
+        """One batch to score: the data's responses, or written ones."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if "response_mask" not in x:
+            return self.training_batch(data, write)
+        return rollouts.Supervised()(
+            x, self._student_lm, self._teacher_lm, self.stop_token_ids
+        )
+
+    def test_logs(self, logs, data):
+        """Leaves out what a rollout would have been measured by."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if "response_mask" not in x:
+            return logs
+        names = [metric.name for metric in self._rollout_metrics]
+        return {k: v for k, v in logs.items() if k not in names}
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        # Logits at position t predict the token at t + 1.
+        teacher_hidden_states = self._teacher_lm.hidden_states(
+            x["token_ids"], x["padding_mask"]
+        )
+        values = self.loss_function.position_values(
+            self._teacher_lm.logits(teacher_hidden_states)[:, :-1],
+            self._student_lm.logits(y_pred["hidden_states"])[:, :-1],
+            token_ids=x["token_ids"][:, 1:],
+            sources=x["sources"][:, 1:],
+        )
+        loss = self.loss_function.reduce(values, x["response_mask"][:, 1:])
+        for additional in self.losses:
+            loss = loss + ops.sum(ops.cast(additional, loss.dtype))
+        return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if self._compile_metrics is not None:
+            y, y_pred = x["token_ids"][:, 1:], y_pred["logits"][:, :-1]
+            # Keras shows this method a batch of data once, to build with.
+            mask = x.get("response_mask", x["padding_mask"])
+            sample_weight = ops.cast(mask[:, 1:], "float32")
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+        """Trains the student.
+
+        Args:
+            x: the prompts, and the responses where the rollout needs them:
+                dict of `"prompts"` and `"responses"` (lists or arrays of
+                strings), `tf.data.Dataset` or `keras.utils.PyDataset` of
+                batches of such dicts. Without a preprocessor, `"token_ids"`,
+                `"padding_mask"` and `"response_mask"`, of shape
+                `(batch, sequence_length)`, in place of the strings.
+            validation_data: data like `x`. With responses, the student is
+                scored on those, nothing is sampled, and `val_loss` can be
+                compared between epochs and between rollouts. Without, the
+                rollout writes the responses.
+            **kwargs: see `keras.Model.fit`.
+
+        Returns:
+            A `keras.callbacks.History` of `loss`, `acceptance_rate` (accepted
+            over tested drafts), `teacher_token_fraction` (of the response) and
+            `response_length` (in tokens).
+        """
+        x, keys = self._prepare(x, y, "x")
+        self._check_responses(keys)
+        if validation_data is not None:
+            validation_data, _ = self._prepare(
+                validation_data, None, "validation_data"
+            )
+        return super().fit(
+            x, None, *args, validation_data=validation_data, **kwargs
+        )
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """Scores the student.
+
+        Args:
+            x: data as in `fit`. With responses, the student is scored on
+                those; without, the rollout writes them.
+            **kwargs: see `keras.Model.evaluate`.
+
+        Returns:
+            See `keras.Model.evaluate`.
+        """
+        if not kwargs.get("_use_cached_eval_dataset", False):
+            x, _ = self._prepare(x, y, "x")
+        return super().evaluate(x, None, *args, **kwargs)
+
+    def generate_rollout(self, x) -> dict:
+        """Writes what the student would train on.
+
+        Args:
+            x: dict of one batch of data, as in `fit`.
+
+        Returns:
+            dict of NumPy arrays of shape `(batch, sequence_length)`:
+            `"token_ids"` (int32), `"padding_mask"` (bool), `"response_mask"`
+            (bool) and `"sources"` (int32: padding 0, prompt 1, student 2,
+            teacher 3, data 4).
+
+        Example:
+
+        ```python
+        rollout = distiller.generate_rollout({"prompts": ["Hello"]})
+        ids = rollout["token_ids"][rollout["sources"] == 3]
+        tokenizer.detokenize(ids)  # What the teacher wrote.
+        ```
+        """
+        x = self._pack(x)
+        self._check_responses(x)
+        x = {key: ops.convert_to_tensor(value) for key, value in x.items()}
+        x = self.rollout_function(x)
+        keys = "token_ids", "padding_mask", "response_mask", "sources"
+        return {key: ops.convert_to_numpy(x[key]) for key in keys}
+
+    def _prepare(self, x, y, argument):
+        if y is not None:
+            raise ValueError(
+                "Distillation takes its targets from the teacher: pass "
+                f"responses in `x`, and no `y`. Received: y={y!r}"
+            )
+        return prepare(x, self._pack, argument)
+
+    def _check_responses(self, keys):
+        if self.rollout.needs_responses and "response_mask" not in keys:
+            raise ValueError(
+                f"`rollout={type(self.rollout).__name__}` takes the responses "
+                'from the data, and the data has no "responses" (or '
+                '"response_mask", for token ids). Add them, or choose a '
+                "rollout that writes its own."
+            )

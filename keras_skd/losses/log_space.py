@@ -1,0 +1,73 @@
+"""Arithmetic on log-probabilities that several losses share.
+
+Everything here reduces the last axis, the vocabulary, and knows nothing about
+masks, sequences or which of its arguments is the teacher.
+"""
+
+from typing import Any
+
+from keras import ops
+
+Tensor = Any  # A tensor of whichever backend Keras runs on.
+
+# The logarithm of a probability of zero. It is finite, so that
+# `0 * (log 0 - log 0)` is 0 and its gradient is too, and far below any
+# log-probability that finite logits can give.
+LOG_ZERO = -1e30
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Returns `KL(p || q)` over the last axis, from log-probabilities."""
+    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def log_mixture(log_p: Tensor, log_q: Tensor, weight: float | Tensor) -> Tensor:
+    """Returns `log(weight * p + (1 - weight) * q)`, from log-probabilities."""
+    weight = ops.cast(weight, log_p.dtype)
+    return ops.logaddexp(log_p + ops.log(weight), log_q + ops.log1p(-weight))
+
+
+def top_k_and_rest(
+    log_p: Tensor, log_q: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Reduces two distributions to the `k` likeliest entries of `p` and a rest.
+
+    Args:
+        log_p: float tensor `(..., vocabulary)`, the log-probabilities whose
+            largest entries are kept.
+        log_q: float tensor `(..., vocabulary)`, reduced to the same entries.
+        k: int, below the size of the vocabulary.
+
+    Returns:
+        Two tensors `(..., k + 1)` of log-probabilities. Each sums to one: the
+        last entry holds the mass of all the entries left out.
+    """
+    vocabulary_size = log_p.shape[-1]
+    top_log_p, token_ids = ops.top_k(log_p, k)
+    top_log_q = ops.take_along_axis(log_q, token_ids, axis=-1)
+
+    # Where the kept entries are. A comparison with the k-th largest value
+    # would lose entries that tie with it; a one-hot sum would hold k
+    # vocabularies at once.
+    token_ids = ops.reshape(token_ids, (-1, k))
+    rows = ops.broadcast_to(
+        ops.arange(ops.shape(token_ids)[0])[:, None], ops.shape(token_ids)
+    )
+    indices = ops.stack([rows, ops.cast(token_ids, rows.dtype)], axis=-1)
+    indices = ops.reshape(indices, (-1, 2))
+    kept = ops.scatter_update(
+        ops.zeros_like(ops.reshape(log_p, (-1, vocabulary_size)), dtype="bool"),
+        indices,
+        ops.ones_like(indices[:, 0], dtype="bool"),
+    )
+    kept = ops.reshape(kept, ops.shape(log_p))
+
+    # The rest is summed, not had as 1 minus the top k: that would round to
+    # zero, and its logarithm to minus infinity, for a confident model.
+    def append_rest(top, log_probs):
+        rest = ops.logsumexp(
+            ops.where(kept, LOG_ZERO, log_probs), axis=-1, keepdims=True
+        )
+        return ops.concatenate([top, rest], axis=-1)
+
+    return append_rest(top_log_p, log_p), append_rest(top_log_q, log_q)

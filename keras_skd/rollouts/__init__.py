@@ -1,0 +1,5 @@
+from keras_skd.rollouts.on_policy import OnPolicy
+from keras_skd.rollouts.rollout import Rollout
+from keras_skd.rollouts.serialization import get
+from keras_skd.rollouts.speculative import Speculative
+from keras_skd.rollouts.supervised import Supervised
