@@ -25,9 +25,9 @@ import keras_skd
 STUDENT, TEACHER = 2, 3  # Who wrote a token, as a rollout's "sources" say.
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-parser.add_argument("--steps", type=int, default=40)
+parser.add_argument("--steps", type=int, default=32)
 parser.add_argument("--batch-size", type=int, default=8)
-parser.add_argument("--sequence-length", type=int, default=96)
+parser.add_argument("--sequence-length", type=int, default=64)
 parser.add_argument("--output", default="student", help="where to save it")
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
@@ -65,7 +65,9 @@ distiller = keras_skd.Distiller(
     student,
     rollout=keras_skd.rollouts.Speculative(
         acceptance=keras_skd.acceptance.TopK(25),
-        num_speculative_tokens=5,
+        # How many tokens are drafted ahead changes the speed only. While most
+        # are rejected, those after the first would be thrown away.
+        num_speculative_tokens=1,
         student_sampler=sampler,
         teacher_sampler=sampler,
     ),

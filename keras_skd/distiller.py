@@ -6,6 +6,7 @@ from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd import sources
 from keras_skd import validation
+from keras_skd.chunked_loss import ChunkedLoss
 from keras_skd.decoding import CachedCausalLM
 from keras_skd.preprocessing import Packer
 from keras_skd.preprocessing import prepare
@@ -113,6 +114,10 @@ class Distiller(RolloutTrainer, keras.Model):
         )
         if seed is not None:
             self.rollout.set_seed(seed)
+        # How many batches were trained on, for schedules.
+        self.training_step = self.add_weight(
+            shape=(), dtype="int32", trainable=False, name="training_step"
+        )
         # Keras carries what it tracks from step to step, and saves it.
         self._rollout_variables = self.rollout.variables
         # A preprocessor is no part of the compiled model: not tracked.
@@ -142,6 +147,7 @@ class Distiller(RolloutTrainer, keras.Model):
         loss: str | losses.DistillationLoss = "forward_kl",
         metrics: list | None = None,
         weighted_metrics: list | None = None,
+        loss_chunk_size: int | None = None,
         **kwargs,
     ):
         """Configures the distiller for training.
@@ -155,9 +161,24 @@ class Distiller(RolloutTrainer, keras.Model):
                 tokens of the rollout, the student's logits and the response
                 mask. They count no prompt and no padding.
             weighted_metrics: the same as `metrics`.
+            loss_chunk_size: int. How many positions are projected to the
+                vocabulary at once: fewer need less memory. Defaults to `None`,
+                as many as give about 8 million logits.
             **kwargs: see `keras.Model.compile`.
         """
         self.loss_function = losses.get(loss)
+        if self.loss_function.reduction in ("none", None):
+            raise ValueError(
+                "`loss` must be reduced to a number to train on. Received: "
+                f"{self.loss_function.name} with "
+                f"`reduction={self.loss_function.reduction!r}`"
+            )
+        self._chunked_loss = ChunkedLoss(
+            self.loss_function,
+            self._teacher_lm,
+            self._student_lm,
+            loss_chunk_size,
+        )
         metrics = [*(metrics or []), *(weighted_metrics or [])]
         super().compile(
             optimizer=optimizer, weighted_metrics=metrics or None, **kwargs
@@ -214,17 +235,18 @@ class Distiller(RolloutTrainer, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        # Logits at position t predict the token at t + 1.
-        teacher_hidden_states = self._teacher_lm.hidden_states(
-            x["token_ids"], x["padding_mask"]
+        teacher_hidden_states = None
+        if self.loss_function.needs_teacher:
+            teacher_hidden_states = self._teacher_lm.hidden_states(
+                x["token_ids"], x["padding_mask"]
+            )
+        loss = self._chunked_loss(
+            y_pred["hidden_states"],
+            teacher_hidden_states,
+            x,
+            training_step=self.training_step,
+            training=training,
         )
-        values = self.loss_function.position_values(
-            self._teacher_lm.logits(teacher_hidden_states)[:, :-1],
-            self._student_lm.logits(y_pred["hidden_states"])[:, :-1],
-            token_ids=x["token_ids"][:, 1:],
-            sources=x["sources"][:, 1:],
-        )
-        loss = self.loss_function.reduce(values, x["response_mask"][:, 1:])
         for additional in self.losses:
             loss = loss + ops.sum(ops.cast(additional, loss.dtype))
         return loss

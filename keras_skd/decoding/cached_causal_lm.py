@@ -6,7 +6,7 @@ import keras
 from keras import ops
 from keras import tree
 
-from keras_skd.decoding.row_map import row_map
+from keras_skd.backend import row_map
 from keras_skd.decoding.while_loop import while_loop
 
 
@@ -103,6 +103,13 @@ class CachedCausalLM:
         if not self._has_head:
             return hidden_states
         return self.model.backbone.token_embedding(hidden_states, reverse=True)
+
+    @property
+    def head_variables(self):
+        """The variables that `logits` reads."""
+        if not self._has_head:
+            return []
+        return self.model.backbone.token_embedding.variables
 
     def extend(self, token_ids, cache, index):
         """Runs new tokens against the cache, all rows at one index.

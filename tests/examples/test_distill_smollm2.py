@@ -1,0 +1,40 @@
+"""The demo from start to end, with a tiny model in place of SmolLM2."""
+
+import pathlib
+import re
+import runpy
+
+import pytest
+import smollm2
+
+EXAMPLES = pathlib.Path(smollm2.__file__).parent
+
+
+@pytest.mark.slow
+def test_demo(causal_lm, tmp_path, monkeypatch, capsys):
+    smollm2.mend_backbone_config()
+    smollm2.mend_tokenizer(causal_lm)
+    # As initialised, a model of this size finds all tokens equally likely.
+    for weight in causal_lm.backbone.token_embedding.weights:
+        weight.assign(100 * weight)
+
+    def questions(count, seed):
+        return ["what is it?"] * count, ["it is it"] * count
+
+    monkeypatch.setattr(smollm2, "load_teacher", lambda: causal_lm)
+    monkeypatch.setattr(smollm2, "load_questions", questions)
+    student = tmp_path / "student"
+    options = (
+        f"--steps 4 --batch-size 2 --sequence-length 48 --output {student}"
+    )
+    monkeypatch.setattr("sys.argv", ["distill_smollm2.py", *options.split()])
+
+    runpy.run_path(str(EXAMPLES / "distill_smollm2.py"), run_name="__main__")
+
+    printed = capsys.readouterr().out
+    losses = re.findall(r"validation loss: (\d+\.\d+)", printed)
+    rates = re.findall(r"acceptance rate: (\d\.\d+)", printed)
+    assert len(losses) == len(rates) == 2
+    assert float(losses[1]) < float(losses[0])
+    assert "the 4-bit file dequantised" in printed
+    assert (student / "task.json").exists()

@@ -1,0 +1,682 @@
+"""The distiller on real models, against NumPy float64 and plain autodiff."""
+
+import types
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+import keras_skd
+from keras_skd import rollouts
+from tests import tokenizers
+from tests.causal_lms import causal_lm
+from tests.losses.numerics import gradient
+
+LENGTH = 12
+PROMPT, STUDENT, TEACHER, DATA = 1, 2, 3, 4
+PLAIN = dict(num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=8)
+GROUPED = dict(
+    num_layers=1,
+    num_query_heads=2,
+    num_key_value_heads=1,
+    hidden_dim=8,
+    intermediate_dim=8,
+)
+
+
+def _gpt2(seed, **kwargs):
+    return causal_lm("gpt2", seed=seed, **{**PLAIN, "dropout": 0.0, **kwargs})
+
+
+def _llama(seed, **kwargs):
+    return causal_lm("llama", seed=seed, **GROUPED, **kwargs)
+
+
+def _weights(model):
+    return [np.array(ops.convert_to_numpy(w)) for w in model.weights]
+
+
+def _logits(model, rollout):
+    """The logits of KerasHub's own forward pass."""
+    inputs = {k: rollout[k] for k in ("token_ids", "padding_mask")}
+    return ops.convert_to_numpy(model(inputs)).astype("float64")
+
+
+def _log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def _forward_kl(teacher_logits, student_logits, response_mask):
+    """Eq. 1 of the paper, one token after another."""
+    teacher = _log_softmax(teacher_logits)
+    student = _log_softmax(student_logits)
+    rows = []
+    for row, mask in enumerate(response_mask):
+        values = [
+            sum(np.exp(p) * (p - q))
+            for p, q, is_response in zip(
+                teacher[row, :-1], student[row, :-1], mask[1:]
+            )
+            if is_response
+        ]
+        rows.append(np.mean(values) if values else 0.0)
+    return np.mean(rows)
+
+
+def _prompts(rows=4, seed=0):
+    """Token ids of prompts whose lengths all differ."""
+    ids = np.random.default_rng(seed).integers(4, 32, (rows, LENGTH))
+    mask = np.arange(LENGTH) < 1 + np.arange(rows)[:, None]
+    return {"token_ids": ids * mask, "padding_mask": mask}
+
+
+# What a whole `fit` left behind, on strings and with greedy samplers, so that
+# every step of it can be done again in NumPy.
+
+TRAINING = {
+    "prompts": ["Alice was", "Would you tell me, please", "The begin"],
+}
+VALIDATION = {
+    "prompts": ["Alice was", "Would you tell me, please", "The begin", "said"],
+    "responses": [" very tired", " which way", "ning", ""],
+}
+K = 60
+
+
+class Observe(keras.callbacks.Callback):
+    """Before each epoch: what it will write, and what the models think."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        distiller = self.model
+        rollout = distiller.generate_rollout(TRAINING)
+        self.epochs.append(
+            types.SimpleNamespace(
+                rollout=rollout,
+                sources=rollout["sources"],
+                student=_logits(distiller.student, rollout),
+                teacher=_logits(distiller.teacher, rollout),
+                weights=_weights(distiller.student),
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def trained():
+    preprocessor = tokenizers.gpt2(sequence_length=LENGTH)
+    arguments = dict(
+        vocabulary_size=preprocessor.tokenizer.vocabulary_size(),
+        preprocessor=preprocessor,
+    )
+    # Dropout in the teacher must never show.
+    teacher = _gpt2(1, dropout=0.5, **arguments)
+    student = _gpt2(2, **arguments)
+    rollout = rollouts.Speculative(
+        acceptance=keras_skd.acceptance.TopK(K),
+        num_speculative_tokens=3,
+        student_sampler="greedy",
+        teacher_sampler="greedy",
+    )
+    distiller = keras_skd.Distiller(teacher, student, rollout=rollout)
+    distiller.compile(optimizer=keras.optimizers.Adam(0.02))
+    before = {"teacher": _weights(teacher), "student": _weights(student)}
+    observed = Observe()
+    history = distiller.fit(
+        TRAINING,
+        batch_size=3,
+        epochs=3,
+        validation_data=VALIDATION,
+        callbacks=[observed],
+        verbose=0,
+    )
+    return types.SimpleNamespace(
+        distiller=distiller,
+        teacher=teacher,
+        student=student,
+        before=before,
+        epochs=observed.epochs,
+        history=history.history,
+    )
+
+
+def test_history_counts_what_was_written(trained):
+    assert set(trained.history) == {
+        "loss",
+        "acceptance_rate",
+        "teacher_token_fraction",
+        "response_length",
+        "val_loss",
+    }
+    by_student = [(e.sources == STUDENT).sum() for e in trained.epochs]
+    by_teacher = [(e.sources == TEACHER).sum() for e in trained.epochs]
+    assert sum(by_student) > 0 and sum(by_teacher) > 0
+    written = np.add(by_student, by_teacher)
+    expected = {
+        # All of them were drafted, and tested once.
+        "acceptance_rate": by_student / written,
+        "teacher_token_fraction": by_teacher / written,
+        "response_length": written / len(TRAINING["prompts"]),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(trained.history[name], values, rtol=1e-6)
+
+
+def test_every_token_is_the_one_of_algorithm_1(trained):
+    for epoch in trained.epochs:
+        for row, column in zip(*np.nonzero(epoch.sources >= STUDENT)):
+            token = epoch.rollout["token_ids"][row, column]
+            student = epoch.student[row, column - 1]
+            teacher = epoch.teacher[row, column - 1]
+            draft = np.argmax(student)
+            accepted = (teacher > teacher[draft]).sum() < K
+            source = STUDENT if accepted else TEACHER
+            assert epoch.sources[row, column] == source
+            assert token == (draft if accepted else np.argmax(teacher))
+
+
+def test_loss_is_eq_1_on_what_was_written(trained):
+    losses = [
+        _forward_kl(e.teacher, e.student, e.rollout["response_mask"])
+        for e in trained.epochs
+    ]
+    np.testing.assert_allclose(trained.history["loss"], losses, rtol=1e-4)
+    assert losses[-1] < losses[0]
+
+
+def test_prompts_survive_to_the_token(trained):
+    packed = trained.distiller._pack(TRAINING)
+    tokenizer = trained.distiller.preprocessor.tokenizer
+    mask = packed["padding_mask"]
+    for epoch in trained.epochs:
+        np.testing.assert_array_equal(epoch.sources == PROMPT, mask)
+        np.testing.assert_array_equal(
+            epoch.rollout["token_ids"][mask], packed["token_ids"][mask]
+        )
+    # Reading the text anew would not have given what was written.
+    rollout = trained.epochs[0].rollout
+    texts = [
+        (ids[mask][1:], tokenizer(tokenizer.detokenize(ids[mask][1:])))
+        for ids, mask in zip(rollout["token_ids"], rollout["padding_mask"])
+    ]
+    assert any(list(ids) != list(again) for ids, again in texts)
+
+
+def test_rollout_is_right_padded_and_typed(trained):
+    rollout = trained.epochs[0].rollout
+    assert {k: (v.dtype.name, v.shape) for k, v in rollout.items()} == {
+        "token_ids": ("int32", (3, LENGTH)),
+        "padding_mask": ("bool", (3, LENGTH)),
+        "response_mask": ("bool", (3, LENGTH)),
+        "sources": ("int32", (3, LENGTH)),
+    }
+    mask = rollout["padding_mask"]
+    assert (np.diff(mask.astype(int), axis=1) <= 0).all()
+    np.testing.assert_array_equal(mask, rollout["sources"] > 0)
+    np.testing.assert_array_equal(
+        rollout["response_mask"], rollout["sources"] > PROMPT
+    )
+    assert (rollout["token_ids"][~mask] == 0).all()
+
+
+def test_only_the_student_learns(trained):
+    for old, new in zip(trained.before["teacher"], _weights(trained.teacher)):
+        np.testing.assert_array_equal(old, new)
+    for old, new in zip(trained.before["student"], _weights(trained.student)):
+        assert (old != new).any()
+    # Through every epoch: rollouts in between have not stopped the training.
+    for earlier, later in zip(trained.epochs, trained.epochs[1:]):
+        assert (earlier.weights[0] != later.weights[0]).any()
+
+
+def test_optimizer_holds_the_student_alone(trained):
+    distiller = trained.distiller
+    assert distiller.student is trained.student
+    sizes = [int(np.prod(v.shape)) for v in distiller.optimizer.variables]
+    # Adam: two moments of each weight, the iteration and the learning rate.
+    assert sum(sizes) == 2 * trained.student.count_params() + 2
+
+
+def test_evaluate_on_responses_samples_nothing(trained):
+    distiller = trained.distiller
+    packed = distiller._pack(VALIDATION)
+    expected = _forward_kl(
+        _logits(trained.teacher, packed),
+        _logits(trained.student, packed),
+        packed["response_mask"],
+    )
+    supervised = keras_skd.Distiller(
+        trained.teacher, trained.student, rollout="supervised"
+    )
+    supervised.compile()
+    logs = [
+        model.evaluate(VALIDATION, batch_size=3, return_dict=True, verbose=0)
+        for model in (distiller, distiller, supervised)
+    ]
+    assert [set(log) for log in logs] == [{"loss"}] * 3
+    assert logs[0] == logs[1]
+    assert logs[2]["loss"] == pytest.approx(logs[0]["loss"], rel=1e-6)
+    assert logs[0]["loss"] == pytest.approx(expected, rel=1e-4)
+    # The weights are those that the last epoch ended with.
+    assert trained.history["val_loss"][-1] == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def test_evaluate_on_prompts_writes_the_responses(trained):
+    distiller = trained.distiller
+    logs = distiller.evaluate(
+        TRAINING, batch_size=3, return_dict=True, verbose=0
+    )
+    rollout = distiller.generate_rollout(TRAINING)
+    mask = rollout["response_mask"]
+    expected = {
+        "loss": _forward_kl(
+            _logits(trained.teacher, rollout),
+            _logits(trained.student, rollout),
+            mask,
+        ),
+        "acceptance_rate": (rollout["sources"][mask] == STUDENT).mean(),
+        "teacher_token_fraction": (rollout["sources"][mask] == TEACHER).mean(),
+        "response_length": mask.sum() / 3,
+    }
+    assert logs == pytest.approx(expected, rel=1e-4)
+
+
+def test_student_is_saved_alone(trained, tmp_path):
+    trained.distiller.student.save_to_preset(str(tmp_path / "student"))
+    loaded = keras_hub.models.CausalLM.from_preset(str(tmp_path / "student"))
+    packed = loaded.preprocessor.generate_preprocess(
+        TRAINING["prompts"], sequence_length=LENGTH
+    )
+    packed = {k: ops.convert_to_numpy(v) for k, v in packed.items()}
+    np.testing.assert_array_equal(
+        _logits(loaded, packed), _logits(trained.student, packed)
+    )
+    assert type(loaded) is type(trained.student)
+
+
+# Data that is written by hand. Token 3 ends a response, also in mid-row, and
+# ends nothing in a prompt. The last row has no response at all.
+
+STOP = 3
+TOKEN_IDS = [
+    [7, 3, 9, 4, 5, 6, 8, 0, 0, 0, 0, 0],
+    [5, 6, 9, 3, 8, 4, 0, 0, 0, 0, 0, 0],
+    [4, 8, 7, 5, 6, 9, 4, 8, 5, 7, 6, 4],
+    [9, 4, 6, 5, 0, 0, 0, 0, 0, 0, 0, 0],
+]
+RESPONSES = [range(3, 7), range(1, 6), range(2, 12), range(0)]
+# The positions that predict what the loss covers: from the last token of the
+# prompt to the one before the stop token.
+WINDOW = [range(2, 6), range(0, 3), range(1, 11), range(0)]
+
+
+def _mask(ranges, length=LENGTH):
+    return np.array([[i in r for i in range(length)] for r in ranges])
+
+
+def _batch():
+    ids = np.array(TOKEN_IDS, "int32")
+    mask = _mask([range(7), range(6), range(12), range(4)])
+    return {
+        "token_ids": ids,
+        "padding_mask": mask,
+        "response_mask": _mask(RESPONSES),
+    }
+
+
+@pytest.fixture(scope="module")
+def supervised():
+    # Embeddings are tied, so the loss reaches them from both of their ends.
+    distiller = keras_skd.Distiller(
+        _gpt2(1), _gpt2(2), rollout="supervised", stop_token_ids=(STOP,)
+    )
+    distiller.compile(
+        optimizer=keras.optimizers.SGD(0.5),
+        metrics=[
+            keras.metrics.SparseCategoricalAccuracy(),
+            keras_hub.metrics.Perplexity(from_logits=True),
+        ],
+    )
+    return distiller
+
+
+def test_window_of_the_loss(supervised):
+    x = supervised.write(
+        {k: ops.convert_to_tensor(v) for k, v in _batch().items()}
+    )
+    hidden_states = ops.convert_to_numpy(supervised(x)["hidden_states"])
+    gradients = gradient(
+        lambda h: supervised.compute_loss(x, None, {"hidden_states": h}),
+        hidden_states,
+    )
+    np.testing.assert_array_equal(
+        np.abs(gradients).max(axis=-1) > 0, _mask(WINDOW)
+    )
+
+
+def test_loss_and_metrics_cover_the_window(supervised):
+    batch = _batch()
+    student = _logits(supervised.student, batch)
+    teacher = _logits(supervised.teacher, batch)
+    student, teacher = _log_softmax(student), _log_softmax(teacher)
+    losses, hits, log_probs = [], [], []
+    for row, window in enumerate(WINDOW):
+        values = []
+        for position in window:
+            p, q = teacher[row, position], student[row, position]
+            token = batch["token_ids"][row, position + 1]
+            values.append(sum(np.exp(p) * (p - q)))
+            hits.append(np.argmax(q) == token)
+            log_probs.append(q[token])
+        # A row without a response counts as 0, and never as 0 / 0.
+        losses.append(np.mean(values) if values else 0.0)
+    expected = {
+        "loss": np.mean(losses),
+        "sparse_categorical_accuracy": np.mean(hits),
+        "perplexity": np.exp(-np.mean(log_probs)),
+    }
+    logs = supervised.evaluate(
+        batch, batch_size=4, return_dict=True, verbose=0
+    )
+    assert logs == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_step_is_gradient_descent_on_the_loss(supervised):
+    batch, student = _batch(), supervised.student
+    teacher_log_probs = _log_softmax(_logits(supervised.teacher, batch))
+    variables = student.trainable_variables
+    # Of Eq. 1, what each position counts.
+    weights = _mask(WINDOW) / np.maximum(_mask(WINDOW).sum(1), 1)[:, None] / 4
+
+    def loss(flat):
+        """Eq. 1 of the flattened student, with no code of the library."""
+        sizes = [int(np.prod(v.shape)) for v in variables]
+        parts = ops.split(flat, np.cumsum(sizes)[:-1].tolist())
+        values = [ops.reshape(p, v.shape) for p, v in zip(parts, variables)]
+        with keras.StatelessScope(list(zip(variables, values))):
+            log_probs = ops.log_softmax(student(batch))
+        p = teacher_log_probs.astype("float32")
+        kl = ops.sum(np.exp(p) * (p - log_probs), axis=-1)
+        return ops.sum(kl * weights.astype("float32"))
+
+    before = np.concatenate(
+        [ops.convert_to_numpy(v).ravel() for v in variables]
+    )
+    expected = before - 0.5 * gradient(loss, before)
+    supervised.fit(batch, batch_size=4, verbose=0)
+    after = np.concatenate([ops.convert_to_numpy(v).ravel() for v in variables])
+    assert np.abs(after - before).max() > 1e-2
+    np.testing.assert_allclose(after, expected, atol=1e-5)
+
+
+def test_nothing_but_rows_without_a_response():
+    batch = {k: v[-1:] for k, v in _batch().items()}
+    distiller = keras_skd.Distiller(_llama(1), _llama(2), rollout="supervised")
+    distiller.compile(optimizer=keras.optimizers.SGD(1.0))
+    before = _weights(distiller.student)
+    history = distiller.fit(batch, verbose=0)
+    assert history.history["loss"] == [0.0]
+    for old, new in zip(before, _weights(distiller.student)):
+        np.testing.assert_array_equal(old, new)
+
+
+# The arguments of `fit`.
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, columns, **kwargs):
+        super().__init__(**kwargs)
+        self.columns = columns
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        rows = slice(3 * index, 3 * index + 3)
+        return {key: value[rows] for key, value in self.columns.items()}
+
+
+INPUTS = {
+    "columns": lambda x: x,
+    "tf.data": lambda x: tf.data.Dataset.from_tensor_slices(x).batch(3),
+    "PyDataset": Batches,
+    "PyDataset of workers": lambda x: Batches(x, workers=2),
+}
+
+
+@pytest.fixture(scope="module")
+def resting(trained):
+    """A student that stays as it is, whose losses can be compared."""
+    distiller = keras_skd.Distiller(
+        trained.teacher, trained.student, rollout="supervised"
+    )
+    distiller.compile(optimizer=keras.optimizers.SGD(0.0))
+    return distiller
+
+
+@pytest.mark.parametrize("make", INPUTS.values(), ids=INPUTS)
+def test_fit_and_validate_on_any_input(resting, make):
+    batch_size = 3 if make is INPUTS["columns"] else None
+    packed = resting._pack(VALIDATION)
+    expected = _forward_kl(
+        _logits(resting.teacher, packed),
+        _logits(resting.student, packed),
+        packed["response_mask"],
+    )
+    history = resting.fit(
+        make(VALIDATION),
+        validation_data=make(VALIDATION),
+        batch_size=batch_size,
+        verbose=0,
+    ).history
+    assert history["loss"] == pytest.approx([expected], rel=1e-4)
+    assert history["val_loss"] == pytest.approx([expected], rel=1e-4)
+
+
+def test_validation_split(resting):
+    losses = []
+    for rows in (slice(0, 2), slice(2, 4)):
+        packed = resting._pack({k: v[rows] for k, v in VALIDATION.items()})
+        losses.append(
+            _forward_kl(
+                _logits(resting.teacher, packed),
+                _logits(resting.student, packed),
+                packed["response_mask"],
+            )
+        )
+    history = resting.fit(
+        VALIDATION, validation_split=0.5, batch_size=2, verbose=0
+    ).history
+    assert history["loss"] == pytest.approx(losses[:1], rel=1e-4)
+    assert history["val_loss"] == pytest.approx(losses[1:], rel=1e-4)
+
+
+def test_steps_per_epoch(resting):
+    before = int(resting.optimizer.iterations)
+    dataset = INPUTS["tf.data"](VALIDATION).repeat()
+    resting.fit(dataset, steps_per_epoch=3, epochs=2, verbose=0)
+    assert int(resting.optimizer.iterations) == before + 6
+
+
+def test_early_stopping_and_checkpoints(tmp_path):
+    distiller = keras_skd.Distiller(_llama(1), _llama(2), rollout="supervised")
+    # The first steps help, and then the student is thrown far off.
+    rates = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [2], [0.05, 100.0]
+    )
+    distiller.compile(optimizer=keras.optimizers.SGD(rates))
+    path = str(tmp_path / "best.weights.h5")
+    history = distiller.fit(
+        _batch(),
+        batch_size=4,
+        epochs=9,
+        validation_data=_batch(),
+        callbacks=[
+            keras.callbacks.EarlyStopping(
+                "val_loss", patience=1, restore_best_weights=True
+            ),
+            keras.callbacks.ModelCheckpoint(
+                path, "val_loss", save_best_only=True, save_weights_only=True
+            ),
+        ],
+        verbose=0,
+    ).history
+    losses = history["val_loss"]
+    best = min(losses)
+    assert len(losses) < 9 and losses[-1] > best and losses[0] > best
+    evaluate = dict(batch_size=4, return_dict=True, verbose=0)
+    restored = distiller.evaluate(_batch(), **evaluate)
+    assert restored["loss"] == pytest.approx(best, rel=1e-5)
+
+    distiller.student.set_weights([0 * w for w in _weights(distiller.student)])
+    assert distiller.evaluate(_batch(), **evaluate)["loss"] != restored["loss"]
+    distiller.load_weights(path)
+    assert distiller.evaluate(_batch(), **evaluate) == restored
+
+
+@pytest.mark.skipif(
+    keras.config.backend() == "torch", reason="PyTorch runs eagerly"
+)
+def test_one_compilation_serves_a_whole_fit():
+    class Counted(rollouts.Supervised):
+        traces = 0
+
+        def call(self, *args, **kwargs):
+            self.traces += 1
+            return super().call(*args, **kwargs)
+
+    rollout = Counted()
+    distiller = keras_skd.Distiller(_llama(1), _llama(2), rollout=rollout)
+    distiller.compile(optimizer="sgd")
+    # Prompts and responses of all lengths, in batches that are all different.
+    batch = {k: np.repeat(v, 2, axis=0) for k, v in _batch().items()}
+    distiller.fit(batch, batch_size=2, epochs=3, verbose=0)
+    assert rollout.traces == 1
+    # A last batch of one row has another shape.
+    batch = {k: v[:7] for k, v in batch.items()}
+    distiller.fit(batch, batch_size=2, epochs=3, verbose=0)
+    assert rollout.traces == 2
+
+
+# Sampling.
+
+
+def test_seeds():
+    teacher, student = _llama(1), _llama(2)
+
+    def write(seed, sampler_seed=None):
+        sampler = keras_hub.samplers.RandomSampler(seed=sampler_seed)
+        distiller = keras_skd.Distiller(
+            teacher, student, rollouts.OnPolicy(sampler), seed=seed
+        )
+        return [
+            distiller.generate_rollout(_prompts())["token_ids"]
+            for _ in range(2)
+        ]
+
+    first, second = write(seed=1)
+    # The next step draws anew, and so does another seed.
+    assert (first != second).any()
+    np.testing.assert_array_equal([first, second], write(seed=1))
+    assert (first != write(seed=2)[0]).any()
+    # A sampler with a seed of its own keeps it.
+    own = write(seed=1, sampler_seed=7)
+    assert (first != own[0]).any()
+    np.testing.assert_array_equal(own, write(seed=2, sampler_seed=7))
+
+
+def test_dropout_is_on_in_the_students_step_alone():
+    distiller = keras_skd.Distiller(
+        _gpt2(1, dropout=0.5),
+        _gpt2(2, dropout=0.5),
+        rollouts.OnPolicy("greedy"),
+    )
+    distiller.compile(optimizer=keras.optimizers.SGD(0.0))
+    rollout = distiller.generate_rollout(_prompts())
+    student = _logits(distiller.student, rollout)
+    greedy = np.argmax(student, axis=-1)[:, :-1]
+    written = rollout["response_mask"]
+    np.testing.assert_array_equal(
+        rollout["token_ids"][written], greedy[written[:, 1:]]
+    )
+    loss = _forward_kl(_logits(distiller.teacher, rollout), student, written)
+    # The steps write the same, but see a student with dropout.
+    history = distiller.fit(_prompts(), batch_size=4, epochs=2, verbose=0)
+    seen = history.history["loss"]
+    assert seen[0] != pytest.approx(loss, rel=1e-3)
+    assert seen[0] != seen[1]
+    logs = distiller.evaluate(
+        _prompts(), batch_size=4, return_dict=True, verbose=0
+    )
+    assert logs["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+# Keras' ways of training.
+
+
+def test_run_eagerly():
+    distiller = keras_skd.Distiller(
+        _llama(1), _llama(2), rollouts.Speculative(num_speculative_tokens=2)
+    )
+    distiller.compile(optimizer="adam", run_eagerly=True)
+    before = _weights(distiller.student)
+    history = distiller.fit(_prompts(), batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert history["response_length"] == [LENGTH - 2.5]
+    assert (before[0] != _weights(distiller.student)[0]).any()
+
+
+def test_gradient_accumulation():
+    distiller = keras_skd.Distiller(_llama(1), _llama(2), rollout="supervised")
+    distiller.compile(
+        optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    )
+    weights = [_weights(distiller.student)[0]]
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            weights.append(_weights(distiller.student)[0])
+
+    distiller.fit(
+        _batch(), batch_size=4, epochs=4, callbacks=[Watch()], verbose=0
+    )
+    changed = [(a != b).any() for a, b in zip(weights, weights[1:])]
+    assert changed == [False, True, False, True]
+
+
+def test_mixed_precision():
+    teacher = _llama(1, dtype="mixed_bfloat16")
+    student = _llama(2, dtype="mixed_bfloat16")
+    distiller = keras_skd.Distiller(teacher, student, seed=1)
+    distiller.compile(optimizer=keras.optimizers.Adam(0.02))
+    before = _weights(student)
+    history = distiller.fit(
+        _prompts(), batch_size=4, epochs=5, verbose=0
+    ).history
+    assert np.isfinite(history["loss"]).all()
+    assert history["loss"][-1] < history["loss"][0]
+    for old, new in zip(before, _weights(student)):
+        assert new.dtype == "float32" and (old != new).any()
+
+
+def test_lora():
+    student = _llama(2)
+    student.backbone.enable_lora(2)
+    distiller = keras_skd.Distiller(_llama(1), student, rollout="supervised")
+    distiller.compile(optimizer=keras.optimizers.Adam(0.02))
+    before = _weights(student)
+    distiller.fit(_batch(), batch_size=4, epochs=2, verbose=0)
+    changed = [
+        weight.path
+        for weight, old in zip(student.weights, before)
+        if (old != ops.convert_to_numpy(weight)).any()
+    ]
+    assert len(changed) == 4 and all("lora" in path for path in changed)

@@ -1,0 +1,111 @@
+"""Real KerasHub tokenizers, made from real sentences. No downloads.
+
+The sentences are from Lewis Carroll, "Alice's Adventures in Wonderland".
+"""
+
+import io
+
+import keras_hub
+import sentencepiece
+
+SENTENCES = [
+    "Alice was beginning to get very tired of sitting by her sister on the "
+    "bank, and of having nothing to do.",
+    "There was nothing so very remarkable in that.",
+    "Would you tell me, please, which way I ought to go from here?",
+    "That depends a good deal on where you want to get to, said the Cat.",
+    "Begin at the beginning, the King said, very gravely, and go on till you "
+    "come to the end: then stop.",
+]
+
+
+def gpt2(sentences=SENTENCES, sequence_length=16, **kwargs):
+    """A GPT-2 preprocessor whose every known word is one token."""
+    vocabulary, merges = byte_pairs(["<|endoftext|>"], sentences)
+    tokenizer = keras_hub.tokenizers.GPT2Tokenizer(vocabulary, merges)
+    return keras_hub.models.GPT2CausalLMPreprocessor(
+        tokenizer, sequence_length=sequence_length, **kwargs
+    )
+
+
+def llama3(sentences=SENTENCES, sequence_length=16, **kwargs):
+    """A Llama 3 preprocessor, with two kinds of end token."""
+    special = [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+    ]
+    vocabulary, merges = byte_pairs(special, sentences)
+    tokenizer = keras_hub.tokenizers.Llama3Tokenizer(vocabulary, merges)
+    return keras_hub.models.Llama3CausalLMPreprocessor(
+        tokenizer, sequence_length=sequence_length, **kwargs
+    )
+
+
+def gemma(sentences=SENTENCES, sequence_length=16, **kwargs):
+    """A Gemma preprocessor: a token of its own for padding."""
+    proto = sentence_piece(
+        sentences,
+        ["<pad>", "<bos>", "<eos>", "<unk>"],
+        add_dummy_prefix=False,
+    )
+    return keras_hub.models.GemmaCausalLMPreprocessor(
+        keras_hub.tokenizers.GemmaTokenizer(proto),
+        sequence_length=sequence_length,
+        **kwargs,
+    )
+
+
+def llama(sentences=SENTENCES, sequence_length=16, **kwargs):
+    """A Llama 2 preprocessor: padded with the id of the unknown token."""
+    proto = sentence_piece(sentences, ["<unk>", "<s>", "</s>"])
+    return keras_hub.models.LlamaCausalLMPreprocessor(
+        keras_hub.tokenizers.LlamaTokenizer(proto),
+        sequence_length=sequence_length,
+        **kwargs,
+    )
+
+
+def byte_pairs(special_tokens, sentences):
+    """The vocabulary and the merges that build each word letter by letter."""
+    words = [word for s in sentences for word in s.split(" ")]
+    # A space belongs to the word that follows it, and is written as Ġ.
+    words = [f"Ġ{word}" for word in words] + words
+    letters = sorted({letter for word in words for letter in word})
+    merges = {}
+    for word in words:
+        for i in range(1, len(word)):
+            merges[f"{word[:i]} {word[i]}"] = word[: i + 1]
+    tokens = dict.fromkeys([*special_tokens, *letters, *merges.values()])
+    return {token: i for i, token in enumerate(tokens)}, list(merges)
+
+
+SPECIAL = {
+    "bos": ("<bos>", "<s>"),
+    "eos": ("<eos>", "</s>"),
+    "pad": ("<pad>",),
+    "unk": ("<unk>",),
+}
+
+
+def sentence_piece(sentences, special_tokens, **kwargs):
+    """A trained SentencePiece model that starts with the special tokens."""
+    for name, pieces in SPECIAL.items():
+        (piece,) = {*pieces} & {*special_tokens} or {None}
+        if piece is None:
+            kwargs[f"{name}_id"] = -1
+        else:
+            kwargs[f"{name}_id"] = special_tokens.index(piece)
+            kwargs[f"{name}_piece"] = piece
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=192,
+        model_type="bpe",
+        minloglevel=2,
+        **kwargs,
+    )
+    return model.getvalue()
