@@ -80,9 +80,7 @@ elif keras.config.backend() == "torch":
 
     # The library object keeps the registration alive.
     _LIBRARY = torch.library.Library("aten", "IMPL")
-    _LIBRARY.impl(
-        "narrow.Tensor", _narrow_at_tensor_index, "FuncTorchBatched"
-    )
+    _LIBRARY.impl("narrow.Tensor", _narrow_at_tensor_index, "FuncTorchBatched")
 
     def _vmap_friendly():
         return torch.nn.attention.sdpa_kernel(

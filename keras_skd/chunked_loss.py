@@ -105,8 +105,8 @@ class ChunkedLoss:
     def _chunk_size(self, mask):
         if self.chunk_size is not None:
             return self.chunk_size
-        vocabulary_size = self.student.model.output.shape[-1]
-        return 2 ** max(0, int(math.log2(_LOGITS_PER_CHUNK / vocabulary_size)))
+        most = _LOGITS_PER_CHUNK / self.student.vocabulary_size
+        return 2 ** max(0, int(math.log2(most)))
 
     def _chunk_value(self, states, targets):
         """The sum of the weighted losses of a few positions."""

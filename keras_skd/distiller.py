@@ -196,11 +196,20 @@ class Distiller(RolloutTrainer, keras.Model):
     def write(self, x):
         """Lets the rollout write one batch of token ids. Compilable."""
         return self.rollout(
-            x, self._student_lm, self._teacher_lm, self.stop_token_ids
+            x,
+            self._student_lm,
+            self._teacher_lm,
+            self.stop_token_ids,
+            ops.convert_to_tensor(self.training_step),
         )
 
     def training_batch(self, data, write):
         """One batch to train on: written by `write`, and counted."""
+        x = self._write_and_count(data, write)
+        self.training_step.assign_add(1)
+        return x
+
+    def _write_and_count(self, data, write):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         x = write(x)
         values = {}
@@ -219,7 +228,7 @@ class Distiller(RolloutTrainer, keras.Model):
         """One batch to score: the data's responses, or written ones."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         if "response_mask" not in x:
-            return self.training_batch(data, write)
+            return self._write_and_count(data, write)
         return rollouts.Supervised()(
             x, self._student_lm, self._teacher_lm, self.stop_token_ids
         )
@@ -235,8 +244,9 @@ class Distiller(RolloutTrainer, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        teacher_hidden_states = None
-        if self.loss_function.needs_teacher:
+        # After speculation, the teacher has read everything already.
+        teacher_hidden_states = x.get("teacher_hidden_states")
+        if teacher_hidden_states is None and self.loss_function.needs_teacher:
             teacher_hidden_states = self._teacher_lm.hidden_states(
                 x["token_ids"], x["padding_mask"]
             )
@@ -244,7 +254,8 @@ class Distiller(RolloutTrainer, keras.Model):
             y_pred["hidden_states"],
             teacher_hidden_states,
             x,
-            training_step=self.training_step,
+            # The batch at hand was counted already.
+            training_step=self.training_step - int(training),
             training=training,
         )
         for additional in self.losses:

@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from keras_skd.acceptance.acceptance_rule import AcceptanceRule
+from keras_skd.schedules import serialization as schedules
 
 
 @keras.saving.register_keras_serializable(package="keras_skd")
@@ -13,7 +14,8 @@ class TopK(AcceptanceRule):
     A token as likely as the `k`-th is accepted.
 
     Args:
-        k: int, at least 1. Defaults to 25, the paper's choice.
+        k: int, at least 1, or a schedule (rounded up). Defaults to 25, the
+            paper's choice.
 
     Example:
 
@@ -28,26 +30,21 @@ class TopK(AcceptanceRule):
     - [Xu et al., 2024](https://arxiv.org/abs/2410.11325), Algorithm 1.
     """
 
-    def __init__(self, k: int = 25):
-        if isinstance(k, bool) or not isinstance(k, int):
-            raise TypeError(
-                f"`k` must be an int. Received: {k!r} of type "
-                f"{type(k).__name__}"
-            )
-        if k < 1:
-            raise ValueError(
-                "`k` must be at least 1: with no token to accept, use the "
-                f"teacher's own text. Received: {k}"
-            )
-        self.k = k
+    def __init__(self, k=25):
+        self.k = schedules.check(
+            "k", k, lambda k: k >= 1, "at least 1", integer=True
+        )
 
-    def accept(self, token_ids, teacher_logits):
+    def accept(
+        self, token_ids, teacher_logits, student_logits=None, training_step=0
+    ):
         # The rank of one token is a count of those above it: no sorting.
         at_token = ops.take_along_axis(
             teacher_logits, token_ids[..., None], axis=-1
         )
         above = ops.cast(teacher_logits > at_token, "int32")
-        return ops.sum(above, axis=-1) < self.k
+        rank = ops.cast(ops.sum(above, axis=-1), "float32")
+        return rank < schedules.value_at(self.k, training_step)
 
     def get_config(self):
-        return {"k": self.k}
+        return {"k": schedules.serialize(self.k)}

@@ -45,6 +45,18 @@ class CachedCausalLM:
         ]
         self.can_roll_back = all(len(axes) == 1 for axes in self._position_axes)
 
+    @property
+    def vocabulary_size(self):
+        return self.model.output.shape[-1]
+
+    @property
+    def hidden_dim(self):
+        return self.model.backbone.output.shape[-1]
+
+    @property
+    def compute_dtype(self):
+        return self.model.compute_dtype
+
     def _cache_spec(self, length):
         # `_build_cache` also runs the model over the whole length; traced
         # symbolically, it costs nothing and gives every family's shapes.
@@ -157,8 +169,8 @@ class CachedCausalLM:
 
         return row_map(extend_row, (token_ids, cache, indices))
 
-    def prefill(self, token_ids, cache, length, chunk=32):
-        """Fills the cache with the first `length` columns, `chunk` at a time.
+    def prefill(self, token_ids, cache, start, stop, chunk=32):
+        """Fills the columns from `start` to `stop`, `chunk` at a time.
 
         The number of chunks follows the longest prompt at run time, so a short
         prompt in a long buffer costs little, without compiling again. Columns
@@ -167,28 +179,45 @@ class CachedCausalLM:
 
         Args:
             token_ids: int tensor of shape `(batch, sequence_length)`.
-            cache: the cache from `empty_cache`.
-            length: int scalar tensor.
+            cache: the cache, filled up to `start`.
+            start: int.
+            stop: int scalar tensor. What lies beyond the cache is left out.
             chunk: int. The number of columns run at once.
 
         Returns:
             The cache.
         """
-        sequence_length = token_ids.shape[1]
-        chunk = min(chunk, sequence_length)
+        length = self._cache_length(cache)
+        chunk = min(chunk, length)
+        stop = ops.minimum(stop, length)
 
         def body(start, cache):
             # The last chunk is moved back to fit: running a column twice
             # changes nothing.
-            index = ops.minimum(start, sequence_length - chunk)
+            index = ops.minimum(start, length - chunk)
             columns = ops.take(token_ids, index + ops.arange(chunk), axis=1)
             _, _, cache = self.extend(columns, cache, index)
             return start + chunk, cache
 
         _, cache = while_loop(
-            lambda start, cache: start < length,
+            lambda start, cache: start < stop,
             body,
-            (ops.zeros((), "int32"), cache),
-            self.model.variables,
+            (ops.convert_to_tensor(start, "int32"), cache),
+            constants=self.model.variables,
         )
         return cache
+
+    def grow_cache(self, cache, length):
+        """Makes room for `length` positions in a cache."""
+
+        def grow(x, axes):
+            paddings = [(0, 0)] * len(x.shape)
+            for axis in axes:
+                paddings[axis] = (0, length - x.shape[axis])
+            return ops.pad(x, paddings)
+
+        leaves = map(grow, tree.flatten(cache), self._position_axes)
+        return tree.pack_sequence_as(cache, list(leaves))
+
+    def _cache_length(self, cache):
+        return tree.flatten(cache)[0].shape[self._position_axes[0][0]]

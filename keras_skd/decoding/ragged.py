@@ -3,6 +3,9 @@
 Rows have prompts of different lengths, stop at different tokens and accept
 different numbers of drafts; none waits for another. The same sequences as
 `lockstep.py` writes, in fewer and wider forward passes.
+
+Attention runs over the whole of a cache, written or not. So both functions
+here work in stages: the caches start short, and grow when a row gets there.
 """
 
 from keras import ops
@@ -13,173 +16,331 @@ from keras_skd.decoding.sequences import before_any
 from keras_skd.decoding.sequences import columns
 from keras_skd.decoding.sequences import is_stop
 from keras_skd.decoding.sequences import put
+from keras_skd.decoding.sequences import with_prompts
 from keras_skd.decoding.while_loop import while_loop
 
 
-def write(model, sampler, token_ids, lengths, source, stop_token_ids):
+def write(model, sampler, prompts, source, stop_token_ids):
     """Lets one model write every response. See `lockstep.write`."""
-    sequence_length = token_ids.shape[1]
-    cache = _prefilled_cache(model, token_ids, lengths)
+    sequence_length = prompts.sequence_length
+    state = {
+        "token_ids": prompts.token_ids,
+        "end": prompts.lengths,
+        "finished": prompts.full,
+        "cache": model.empty_cache(prompts.batch_size, 0),
+    }
 
-    def cond(token_ids, lengths, finished, cache):
-        return ops.logical_not(ops.all(finished))
-
-    def body(token_ids, end, finished, cache):
-        logits, cache = _read(model, token_ids, end - 1, cache)
+    def body(state):
+        token_ids, end = state["token_ids"], state["end"]
+        finished = state["finished"]
+        # A row that is full reads its last token again.
+        position = ops.minimum(end, sequence_length) - 1
+        logits, cache = _read(model, token_ids, position, state["cache"])
         token = sample(sampler, logits)
         token_ids = put(token, end, token_ids, where=~finished)
         end = ops.where(finished, end, end + 1)
         finished = finished | is_stop(token, stop_token_ids)
-        return token_ids, end, finished | (end >= sequence_length), cache
+        finished = finished | (end >= sequence_length)
+        return (
+            {
+                "token_ids": token_ids,
+                "end": end,
+                "finished": finished,
+                "cache": cache,
+            },
+        )
 
-    token_ids, end, _, _ = while_loop(
-        cond,
-        body,
-        (token_ids, lengths, lengths >= sequence_length, cache),
-        constants=model.model.variables,
-        states=sampler.variables,
-    )
-    return token_ids, _sources(ops.full_like(token_ids, source), lengths, end)
+    for previous, length in _stages(sequence_length):
+        state["cache"] = model.grow_cache(state["cache"], length)
+        state["cache"] = model.prefill(
+            prompts.token_ids, state["cache"], previous, prompts.longest - 1
+        )
+
+        def fits(state, length=length):
+            fits = state["finished"] | (state["end"] <= length)
+            return ops.all(fits) & ~ops.all(state["finished"])
+
+        (state,) = while_loop(
+            fits,
+            body,
+            (state,),
+            constants=model.model.variables,
+            states=sampler.variables,
+        )
+    token_sources = ops.full_like(state["token_ids"], source)
+    return {
+        "token_ids": state["token_ids"],
+        "sources": with_prompts(token_sources, prompts, state["end"]),
+    }
 
 
 def speculate(
     student,
     teacher,
-    student_sampler,
-    teacher_sampler,
-    acceptance,
+    gate,
+    prompts,
     num_speculative_tokens,
-    token_ids,
-    lengths,
     stop_token_ids,
+    teacher_prompts=None,
+    bonus=False,
 ):
     """Algorithm 1 of the SKD paper, several drafted tokens at a time.
 
-    In every round, each row drafts up to `num_speculative_tokens` tokens with
-    the student, the teacher reads them all in one pass, and the row keeps
-    those before the first one that is not accepted, which is replaced. There
-    is no bonus token when all are accepted: the student would not have
-    proposed it.
+    In every round, each row drafts a few tokens with the student, the teacher
+    reads them all in one pass, and the row keeps those before the first one
+    that is not accepted, which is replaced. There is no bonus token when all
+    are accepted: the student would not have proposed it.
 
     Rejected drafts are not cleaned up. What they left in the caches lies
     beyond the end of the row, hidden by the causal mask, until it is written
     over.
 
     Args:
-        num_speculative_tokens: int.
-        For the others, see `lockstep.speculate`.
+        student, teacher: `CachedCausalLM`s.
+        gate: an `acceptance.Gate`.
+        prompts: `Prompts`.
+        num_speculative_tokens: a `NumDrafts`.
+        stop_token_ids: tuple of ints.
+        teacher_prompts: `Prompts` that the teacher sees in place of the
+            student's, or `None`.
+        bonus: bool. Whether the teacher adds a token of its own where all
+            drafts are accepted, as in lossless speculative decoding.
 
     Returns:
-        `(token_ids, sources)`, both of shape `(batch, sequence_length)`.
+        dict of `"token_ids"` and `"sources"`, of shape
+        `(batch, sequence_length)`, of the `"teacher_hidden_states"` that each
+        next token was tested with, `(batch, sequence_length, hidden_dim)`, and
+        of `"teacher_calls"`, the number of teacher passes of each row.
     """
-    sequence_length = token_ids.shape[1]
-    width = min(num_speculative_tokens, sequence_length)
-    prompt_lengths = lengths
+    sequence_length = prompts.sequence_length
+    widths = [n + bonus for n in num_speculative_tokens.choices]
+    widths = sorted({min(width, sequence_length) for width in widths})
+    teacher_prompts = teacher_prompts or prompts
+    # A teacher that sees another prompt reads the response further on.
+    offset = teacher_prompts.lengths - prompts.lengths
+    teacher_surplus = teacher_prompts.sequence_length - sequence_length
 
-    def draft(token_ids, end, finished, cache):
+    def draft(state, num_drafts):
         """The student writes after the end of each row, on approval."""
+        end, finished = state["end"], state["finished"]
 
-        def body(i, token_ids, cache):
+        def body(i, token_ids, cache, drafted_logits):
             # A row that is full reads its last token again; `put` drops what
             # would fall outside.
             position = ops.minimum(end - 1 + i, sequence_length - 1)
             logits, cache = _read(student, token_ids, position, cache)
-            token = sample(student_sampler, logits)
-            return i + 1, put(token, end + i, token_ids, ~finished), cache
+            if gate.needs_student_logits:
+                drafted_logits = ops.slice_update(
+                    drafted_logits,
+                    (0, i, 0),
+                    ops.cast(logits, "float32")[:, None],
+                )
+            token = gate.draft(logits)
+            # With a bonus token, the last draft is read but none follows it.
+            writes = ~finished & (i < num_drafts)
+            token_ids = put(token, end + i, token_ids, writes)
+            return i + 1, token_ids, cache, drafted_logits
 
-        _, token_ids, cache = while_loop(
-            lambda i, token_ids, cache: i < width,
+        shape = (prompts.batch_size, widths[-1], student.vocabulary_size)
+        _, token_ids, cache, drafted_logits = while_loop(
+            lambda i, *_: i < num_drafts + int(bonus),
             body,
-            (ops.zeros((), "int32"), token_ids, cache),
+            (
+                ops.zeros((), "int32"),
+                state["token_ids"],
+                state["student_cache"],
+                ops.zeros(shape if gate.needs_student_logits else (1, 1, 1)),
+            ),
             constants=student.model.variables,
-            states=student_sampler.variables,
+            states=gate.variables,
         )
-        return token_ids, cache
+        return token_ids, cache, drafted_logits
 
-    def verify(token_ids, end, cache):
+    def verify(width, length, token_ids, end, cache):
         """The teacher reads the drafts.
 
         The window starts at the last token that stands, or earlier where the
         row is nearly full: reading a token again changes nothing. Returns the
-        positions whose tokens the logits predict.
+        positions of the tokens that the logits predict.
         """
-        start = ops.minimum(end - 1, sequence_length - width)
+        length = length + teacher_surplus
+        start = ops.minimum(end - 1 + offset, length - width)
         window = start[:, None] + ops.arange(width)
-        tokens = ops.take_along_axis(token_ids, window, axis=1)
-        logits, _, cache = teacher.extend_rows(tokens, cache, start)
-        return window + 1, logits, cache
-
-    def cond(token_ids, token_sources, end, finished, caches):
-        return ops.logical_not(ops.all(finished))
-
-    def body(token_ids, token_sources, end, finished, caches):
-        student_cache, teacher_cache = caches
-        token_ids, student_cache = draft(
-            token_ids, end, finished, student_cache
+        tokens = ops.take_along_axis(
+            token_ids,
+            ops.clip(window - offset[:, None], 0, sequence_length - 1),
+            axis=1,
         )
-        window, logits, teacher_cache = verify(token_ids, end, teacher_cache)
+        if teacher_prompts is not prompts:
+            in_prompt = window < teacher_prompts.lengths[:, None]
+            prompt = ops.take_along_axis(
+                teacher_prompts.token_ids, window, axis=1
+            )
+            tokens = ops.where(in_prompt, prompt, tokens)
+        logits, hidden_states, cache = teacher.extend_rows(tokens, cache, start)
+        position = window - offset[:, None] + 1
+        # All widths have to return the same shapes.
+        rest = ((0, 0), (0, widths[-1] - width))
+        return (
+            ops.pad(position, rest, constant_values=sequence_length),
+            ops.pad(logits, (*rest, (0, 0))),
+            ops.pad(hidden_states, (*rest, (0, 0))),
+            cache,
+        )
+
+    def body(state, length):
+        end, finished = state["end"], state["finished"]
+        num_drafts = num_speculative_tokens(state["acceptance"])
+        token_ids, student_cache, drafted_logits = draft(state, num_drafts)
+        position, logits, hidden_states, teacher_cache = _switch(
+            widths,
+            num_drafts + int(bonus),
+            lambda width: verify(
+                width, length, token_ids, end, state["teacher_cache"]
+            ),
+        )
 
         drafted = ops.take_along_axis(
-            token_ids, ops.minimum(window, sequence_length - 1), axis=1
+            token_ids, ops.clip(position, 0, sequence_length - 1), axis=1
         )
-        is_draft = (window >= end[:, None]) & (window < sequence_length)
-        accepted = acceptance.accept(drafted, logits)
+        is_draft = (position >= end[:, None]) & (position < sequence_length)
+        is_draft = is_draft & (position < (end + num_drafts)[:, None])
+        student_logits = None
+        if gate.needs_student_logits:
+            i = ops.clip(position - end[:, None], 0, widths[-1] - 1)
+            student_logits = ops.take_along_axis(
+                drafted_logits, i[..., None], axis=1
+            )
+        accepted = gate.accept(drafted, logits, student_logits) & is_draft
+        tested = is_draft
+        if bonus:
+            # The position after the drafts: nothing stands there.
+            after = position == (end + num_drafts)[:, None]
+            tested = tested | (after & (position < sequence_length))
         stops = accepted & is_stop(drafted, stop_token_ids)
         # A row's turn ends with its first rejected or its first stop token.
-        in_turn = is_draft & before_any(is_draft & (~accepted | stops))
-        kept = in_turn & accepted
-        rejected = in_turn & ~accepted
+        in_turn = tested & before_any(tested & (~accepted | stops))
+        kept, rejected = in_turn & accepted, in_turn & ~accepted
 
-        first = ops.argmax(ops.cast(rejected, "int32"), axis=1)
-        at_first = ops.take_along_axis(logits, first[:, None, None], axis=1)
-        replacement = sample(teacher_sampler, at_first[:, 0])
+        first = ops.argmax(ops.cast(rejected, "int32"), axis=1)[:, None]
         replaces = ops.any(rejected, axis=1) & ~finished
+
+        def at_first(logits):
+            at = ops.take_along_axis(logits, first[..., None], axis=1)
+            return at[:, 0]
+
+        replacement = gate.replace(
+            at_first(logits),
+            None if student_logits is None else at_first(student_logits),
+            ops.take_along_axis(is_draft, first, axis=1)[:, 0],
+        )
         num_kept = ops.sum(ops.cast(kept, "int32"), axis=1)
         num_kept = ops.where(finished, 0, num_kept)
 
-        position = end + num_kept
-        token_ids = put(replacement, position, token_ids, replaces)
-        by_student = (columns(token_ids) >= end[:, None]) & (
-            columns(token_ids) < position[:, None]
+        stop = end + num_kept
+        token_ids = put(replacement, stop, token_ids, replaces)
+        column = columns(token_ids)
+        token_sources = ops.where(
+            (column >= end[:, None]) & (column < stop[:, None]),
+            sources.STUDENT,
+            state["sources"],
         )
-        token_sources = ops.where(by_student, sources.STUDENT, token_sources)
-        token_sources = put(
-            ops.full_like(position, sources.TEACHER),
-            position,
-            token_sources,
-            replaces,
-        )
-        end = position + ops.cast(replaces, "int32")
+        teacher_source = ops.full_like(stop, sources.TEACHER)
+        token_sources = put(teacher_source, stop, token_sources, replaces)
+        end = stop + ops.cast(replaces, "int32")
         stopped = ops.any(kept & stops, axis=1) | (
             replaces & is_stop(replacement, stop_token_ids)
         )
-        finished = finished | stopped | (end >= sequence_length)
-        caches = (student_cache, teacher_cache)
-        return token_ids, token_sources, end, finished, caches
+        return {
+            "token_ids": token_ids,
+            "sources": token_sources,
+            "end": end,
+            "finished": finished | stopped | (end >= sequence_length),
+            "student_cache": student_cache,
+            "teacher_cache": teacher_cache,
+            "teacher_hidden_states": _place(
+                hidden_states,
+                position - 1,
+                state["teacher_hidden_states"],
+                ~finished,
+            ),
+            "acceptance": num_speculative_tokens.update(
+                state["acceptance"],
+                kept & ~finished[:, None],
+                in_turn & is_draft & ~finished[:, None],
+            ),
+            "teacher_calls": state["teacher_calls"]
+            + ops.cast(~finished, "int32"),
+        }
 
-    caches = tuple(
-        _prefilled_cache(model, token_ids, lengths)
-        for model in (student, teacher)
-    )
-    token_ids, token_sources, end, _, _ = while_loop(
-        cond,
-        body,
-        (
-            token_ids,
-            ops.zeros_like(token_ids),
-            lengths,
-            lengths >= sequence_length,
-            caches,
+    hidden_shape = (prompts.batch_size, sequence_length, teacher.hidden_dim)
+    state = {
+        "token_ids": prompts.token_ids,
+        "sources": ops.zeros_like(prompts.token_ids),
+        "end": prompts.lengths,
+        "finished": prompts.full,
+        "student_cache": student.empty_cache(prompts.batch_size, 0),
+        "teacher_cache": teacher.empty_cache(prompts.batch_size, 0),
+        "teacher_hidden_states": ops.zeros(
+            hidden_shape, dtype=teacher.compute_dtype
         ),
-        constants=student.model.variables + teacher.model.variables,
-        states=student_sampler.variables + teacher_sampler.variables,
-    )
-    return token_ids, _sources(token_sources, prompt_lengths, end)
+        "acceptance": num_speculative_tokens.initial(),
+        "teacher_calls": ops.zeros_like(prompts.lengths),
+    }
+    for previous, length in _stages(sequence_length):
+        state["student_cache"] = student.prefill(
+            prompts.token_ids,
+            student.grow_cache(state["student_cache"], length),
+            previous,
+            prompts.longest - 1,
+        )
+        state["teacher_cache"] = teacher.prefill(
+            teacher_prompts.token_ids,
+            teacher.grow_cache(
+                state["teacher_cache"], length + teacher_surplus
+            ),
+            previous + teacher_surplus if previous else 0,
+            teacher_prompts.longest - 1,
+        )
+        is_last = length == sequence_length
+
+        def fits(state, length=length, is_last=is_last):
+            room = state["end"] - 1 + widths[-1] <= length
+            fits = state["finished"] | room | is_last
+            return ops.all(fits) & ~ops.all(state["finished"])
+
+        (state,) = while_loop(
+            fits,
+            lambda state, length=length: (body(state, length),),
+            (state,),
+            constants=student.model.variables + teacher.model.variables,
+            states=gate.variables,
+        )
+    num_speculative_tokens.remember(state["acceptance"])
+    return {
+        "token_ids": state["token_ids"],
+        "sources": with_prompts(state["sources"], prompts, state["end"]),
+        "teacher_hidden_states": state["teacher_hidden_states"],
+        "teacher_calls": state["teacher_calls"],
+    }
 
 
-def _prefilled_cache(model, token_ids, lengths):
-    cache = model.empty_cache(ops.shape(token_ids)[0], token_ids.shape[1])
-    return model.prefill(token_ids, cache, ops.max(lengths) - 1)
+def _stages(sequence_length, first=128, factor=4):
+    """Pairs of a stage's cache length and the one before it."""
+    lengths = [0]
+    while first < sequence_length:
+        lengths.append(first)
+        first *= factor
+    lengths.append(sequence_length)
+    return list(zip(lengths, lengths[1:]))
+
+
+def _switch(choices, choice, function):
+    """`function` of the smallest of `choices` that is at least `choice`."""
+    if len(choices) == 1:
+        return function(choices[0])
+    index = sum(ops.cast(choice > c, "int32") for c in choices[:-1])
+    return ops.switch(index, [lambda c=c: function(c) for c in choices])
 
 
 def _read(model, token_ids, positions, cache):
@@ -189,10 +350,10 @@ def _read(model, token_ids, positions, cache):
     return logits[:, 0], cache
 
 
-def _sources(token_sources, lengths, end):
-    """Prompt before `lengths`, padding from `end`, `token_sources` between."""
-    column = columns(token_sources)
-    token_sources = ops.where(
-        column < lengths[:, None], sources.PROMPT, token_sources
-    )
-    return ops.where(column < end[:, None], token_sources, sources.PADDING)
+def _place(values, positions, sequences, where):
+    """Writes a run of vectors a row, at consecutive positions."""
+    i = columns(sequences) - positions[:, :1]
+    here = (i >= 0) & (i < positions.shape[1]) & where[:, None]
+    i = ops.clip(i, 0, positions.shape[1] - 1)
+    written = ops.take_along_axis(values, i[..., None], axis=1)
+    return ops.where(here[..., None], written, sequences)

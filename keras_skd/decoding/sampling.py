@@ -63,3 +63,49 @@ def sample(sampler, logits):
     """
     probabilities = sampler.compute_probabilities(logits)
     return ops.cast(sampler.get_next_token(probabilities), "int32")
+
+
+def log_probabilities(sampler, logits):
+    """The distribution that a sampler draws from.
+
+    Args:
+        sampler: a greedy, random, top-k or top-p `keras_hub` sampler.
+        logits: float tensor of shape `(..., vocabulary_size)`.
+
+    Returns:
+        float32 tensor of shape `(..., vocabulary_size)`; tokens that cannot be
+        drawn have `-1e30`.
+    """
+    samplers = keras_hub.samplers
+    probabilities = sampler.compute_probabilities(logits)
+    if isinstance(sampler, samplers.RandomSampler):
+        return _log(probabilities)
+    if isinstance(sampler, samplers.GreedySampler):
+        keep = ops.one_hot(
+            ops.argmax(probabilities, axis=-1), probabilities.shape[-1]
+        )
+        return _log(keep)
+    order = ops.argsort(-probabilities, axis=-1)
+    rank = ops.argsort(order, axis=-1)
+    if isinstance(sampler, samplers.TopKSampler):
+        keep = rank < sampler.k
+    elif isinstance(sampler, samplers.TopPSampler):
+        ranked = ops.take_along_axis(probabilities, order, axis=-1)
+        before = ops.cumsum(ranked, axis=-1) - ranked
+        keep = ops.take_along_axis(before <= sampler.p, rank, axis=-1)
+        if sampler.k is not None:
+            keep = keep & (rank < sampler.k)
+    else:
+        raise ValueError(
+            "This acceptance rule compares the distributions that the samplers "
+            "draw from, and knows those of 'random', 'greedy', 'top_k' and "
+            f"'top_p'. Received: {type(sampler).__name__}"
+        )
+    probabilities = ops.where(keep, probabilities, 0.0)
+    total = ops.sum(probabilities, axis=-1, keepdims=True)
+    return _log(probabilities / total)
+
+
+def _log(probabilities):
+    tiny = probabilities <= 0
+    return ops.where(tiny, -1e30, ops.log(ops.where(tiny, 1.0, probabilities)))

@@ -10,24 +10,32 @@ def columns(token_ids):
     return ops.arange(token_ids.shape[1], dtype="int32")[None]
 
 
-def prompts_only(batch):
-    """Takes a batch back to its prompts.
+class Prompts:
+    """The prompts of a batch, followed by zeros, and their lengths.
 
     Args:
         batch: dict of `"token_ids"`, `"padding_mask"` and maybe
             `"response_mask"`, each of shape `(batch, sequence_length)`.
 
-    Returns:
-        `(token_ids, lengths)`: the prompts followed by zeros, and the number
-        of tokens in each.
+    Attributes:
+        token_ids: int32 tensor of shape `(batch, sequence_length)`.
+        lengths: int32 tensor of shape `(batch,)`.
+        full: bool tensor of shape `(batch,)`. Whether there is no room for a
+            response: nothing is written in these rows.
+        longest: int32 scalar, the longest prompt with room for a response.
     """
-    keep = ops.cast(batch["padding_mask"], "bool")
-    if "response_mask" in batch:
-        response = ops.cast(batch["response_mask"], "bool")
-        keep = ops.logical_and(keep, ops.logical_not(response))
-    token_ids = ops.cast(batch["token_ids"], "int32")
-    lengths = ops.sum(ops.cast(keep, "int32"), axis=1)
-    return ops.where(keep, token_ids, 0), lengths
+
+    def __init__(self, batch):
+        keep = ops.cast(batch["padding_mask"], "bool")
+        if "response_mask" in batch:
+            keep = keep & ~ops.cast(batch["response_mask"], "bool")
+        token_ids = ops.cast(batch["token_ids"], "int32")
+        self.token_ids = ops.where(keep, token_ids, 0)
+        self.batch_size = ops.shape(token_ids)[0]
+        self.sequence_length = token_ids.shape[1]
+        self.lengths = ops.sum(ops.cast(keep, "int32"), axis=1)
+        self.full = self.lengths >= self.sequence_length
+        self.longest = ops.max(ops.where(self.full, 1, self.lengths))
 
 
 def is_stop(token_ids, stop_token_ids):
@@ -56,14 +64,21 @@ def put(values, positions, sequences, where=None):
     return ops.where(here, values[:, None], sequences)
 
 
+def with_prompts(token_sources, prompts, end):
+    """`token_sources` in the response, between the prompt and `end`."""
+    column = columns(token_sources)
+    token_sources = ops.where(
+        column < prompts.lengths[:, None], sources.PROMPT, token_sources
+    )
+    return ops.where(column < end[:, None], token_sources, sources.PADDING)
+
+
 def finish(token_ids, token_sources):
-    """The dict that a rollout returns, from its tokens and their sources."""
+    """The masks that follow from the tokens and their sources."""
     padding_mask = token_sources != sources.PADDING
     return {
         "token_ids": ops.where(padding_mask, token_ids, 0),
         "padding_mask": padding_mask,
-        "response_mask": ops.logical_and(
-            padding_mask, token_sources != sources.PROMPT
-        ),
+        "response_mask": padding_mask & (token_sources != sources.PROMPT),
         "sources": token_sources,
     }

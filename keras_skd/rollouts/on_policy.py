@@ -2,10 +2,10 @@ import keras
 import keras_hub
 
 from keras_skd import sources
+from keras_skd.decoding import Prompts
 from keras_skd.decoding import finish
 from keras_skd.decoding import get_sampler
 from keras_skd.decoding import lockstep
-from keras_skd.decoding import prompts_only
 from keras_skd.decoding import ragged
 from keras_skd.rollouts.rollout import Rollout
 
@@ -40,16 +40,13 @@ class OnPolicy(Rollout):
     def samplers(self):
         return {"student_sampler": self.student_sampler}
 
-    def call(self, batch, student, teacher=None, stop_token_ids=None):
-        token_ids, lengths = prompts_only(batch)
+    def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
         decoding = ragged if student.can_roll_back else lockstep
-        return finish(
-            *decoding.write(
-                student,
-                self.student_sampler,
-                token_ids,
-                lengths,
-                sources.STUDENT,
-                stop_token_ids,
-            )
+        written = decoding.write(
+            student,
+            self.student_sampler,
+            Prompts(batch),
+            sources.STUDENT,
+            stop_token_ids,
         )
+        return finish(**written)

@@ -24,7 +24,8 @@ class Rollout:
         batch: dict,
         student: CachedCausalLM,
         teacher: CachedCausalLM,
-        stop_token_ids: tuple[int, ...] | None = None,
+        stop_token_ids: tuple[int, ...] = (),
+        training_step: keras.KerasTensor | int = 0,
     ) -> dict:
         """Writes one batch of sequences.
 
@@ -34,16 +35,25 @@ class Rollout:
                 `(batch, sequence_length)`, right-padded.
             student, teacher: the two models, ready for cached decoding.
             stop_token_ids: tuple of ints, the tokens that end a response.
+            training_step: int tensor, how many batches were trained on, for
+                schedules.
 
         Returns:
             dict of tensors of shape `(batch, sequence_length)`: `"token_ids"`,
             `"padding_mask"`, `"response_mask"` and `"sources"` (padding 0,
-            prompt 1, student 2, teacher 3, data 4).
+            prompt 1, student 2, teacher 3, data 4). If it tests drafts, also
+            `"tested"`, whether a token is a tested draft or what replaced it;
+            and, if the teacher has read it all, `"teacher_hidden_states"`, of
+            shape `(batch, sequence_length, hidden_dim)`.
         """
         raise NotImplementedError
 
-    def __call__(self, batch, student, teacher, stop_token_ids=None):
-        return self.call(batch, student, teacher, stop_token_ids)
+    def __call__(
+        self, batch, student, teacher, stop_token_ids=(), training_step=0
+    ):
+        return self.call(
+            batch, student, teacher, stop_token_ids or (), training_step
+        )
 
     def samplers(self) -> dict:
         """The samplers that it draws with, by attribute name."""

@@ -1,13 +1,19 @@
+from keras_skd.rollouts.mixture import Mixture
 from keras_skd.rollouts.on_policy import OnPolicy
 from keras_skd.rollouts.rollout import Rollout
 from keras_skd.rollouts.speculative import Speculative
 from keras_skd.rollouts.supervised import Supervised
+from keras_skd.rollouts.switch import Switch
+from keras_skd.rollouts.teacher import Teacher
 from keras_skd.serialization import resolve
 
 ALL_CLASSES = {
+    "mixture": Mixture,
     "on_policy": OnPolicy,
     "speculative": Speculative,
     "supervised": Supervised,
+    "switch": Switch,
+    "teacher": Teacher,
 }
 
 

@@ -2,12 +2,19 @@ import keras
 import keras_hub
 
 from keras_skd import acceptance as rules
+from keras_skd.decoding import NumDrafts
+from keras_skd.decoding import Prompts
 from keras_skd.decoding import finish
 from keras_skd.decoding import get_sampler
 from keras_skd.decoding import lockstep
-from keras_skd.decoding import prompts_only
 from keras_skd.decoding import ragged
 from keras_skd.rollouts.rollout import Rollout
+
+# What "auto" chooses between: each is one more width of teacher pass to
+# compile.
+_CHOICES = (1, 4, 8)
+
+_ARGMAX = keras_hub.samplers.GreedySampler()
 
 
 @keras.saving.register_keras_serializable(package="keras_skd")
@@ -22,13 +29,16 @@ class Speculative(Rollout):
         acceptance: a `keras_skd.acceptance.AcceptanceRule` or its name, when
             the teacher lets a drafted token stand. Defaults to the paper's
             `TopK(25)`.
-        num_speculative_tokens: int. How many tokens the student drafts before
-            the teacher reads them. It changes the speed, never what is
-            written. Defaults to 5.
+        num_speculative_tokens: int or `"auto"`. How many tokens the student
+            drafts before the teacher reads them. It changes the speed, never
+            the distribution of what is written. `"auto"` follows the
+            acceptance rate. Defaults to `"auto"`.
         student_sampler: a `keras_hub.samplers.Sampler` or its name, how the
             student drafts. Defaults to `"random"`.
         teacher_sampler: a `keras_hub.samplers.Sampler` or its name, how the
             teacher replaces. Defaults to `"random"`.
+        replace: `"sample"` (the teacher's sampler draws the replacement) or
+            `"argmax"` (its likeliest token).
         decoding: `"ragged"` (each row at its own position), `"lockstep"` (one
             token at a time) or `"auto"`, which is `"ragged"` unless one of the
             models is recurrent and cannot take tokens back.
@@ -53,23 +63,17 @@ class Speculative(Rollout):
     def __init__(
         self,
         acceptance: str | rules.AcceptanceRule | None = None,
-        num_speculative_tokens: int = 5,
+        num_speculative_tokens: int | str = "auto",
         student_sampler: str | keras_hub.samplers.Sampler = "random",
         teacher_sampler: str | keras_hub.samplers.Sampler = "random",
+        replace: str = "sample",
         decoding: str = "auto",
     ):
-        if isinstance(num_speculative_tokens, bool) or not isinstance(
-            num_speculative_tokens, int
-        ):
-            raise TypeError(
-                "`num_speculative_tokens` must be an int. Received: "
-                f"{num_speculative_tokens!r} of type "
-                f"{type(num_speculative_tokens).__name__}"
-            )
-        if num_speculative_tokens < 1:
+        if num_speculative_tokens != "auto":
+            _check_num_speculative_tokens(num_speculative_tokens)
+        if replace not in ("sample", "argmax"):
             raise ValueError(
-                "`num_speculative_tokens` must be at least 1. Received: "
-                f"{num_speculative_tokens}"
+                f"`replace` must be 'sample' or 'argmax'. Received: {replace!r}"
             )
         if decoding not in ("auto", "ragged", "lockstep"):
             raise ValueError(
@@ -82,7 +86,13 @@ class Speculative(Rollout):
         self.num_speculative_tokens = num_speculative_tokens
         self.student_sampler = get_sampler(student_sampler, "student_sampler")
         self.teacher_sampler = get_sampler(teacher_sampler, "teacher_sampler")
+        self.replace = replace
         self.decoding = decoding
+        self._num_drafts = NumDrafts(
+            _CHOICES
+            if num_speculative_tokens == "auto"
+            else [num_speculative_tokens]
+        )
 
     def samplers(self):
         return {
@@ -90,33 +100,50 @@ class Speculative(Rollout):
             "teacher_sampler": self.teacher_sampler,
         }
 
-    def call(self, batch, student, teacher, stop_token_ids=None):
-        token_ids, lengths = prompts_only(batch)
-        can_roll_back = student.can_roll_back and teacher.can_roll_back
-        if self.decoding == "ragged" and not can_roll_back:
-            recurrent = teacher if student.can_roll_back else student
-            raise ValueError(
-                "`decoding='ragged'` needs models that can take tokens back, "
-                f"and {type(recurrent.model).__name__} is recurrent. Use "
-                "'lockstep' or 'auto'."
-            )
-        models = (student, teacher, self.student_sampler, self.teacher_sampler)
-        if self.decoding == "lockstep" or not can_roll_back:
-            written = lockstep.speculate(
-                *models, self.acceptance, token_ids, lengths, stop_token_ids
-            )
+    @property
+    def variables(self):
+        return [
+            *super().variables,
+            *self.acceptance.variables,
+            *self._num_drafts.variables,
+        ]
+
+    def set_seed(self, seed):
+        super().set_seed(seed)
+        self.acceptance.set_seed(seed + len(self.samplers()))
+
+    def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
+        gate = rules.Gate(
+            self.acceptance,
+            self.student_sampler,
+            _ARGMAX if self.replace == "argmax" else self.teacher_sampler,
+            training_step,
+        )
+        models = student, teacher, gate, Prompts(batch)
+        if self._in_lockstep(student, teacher):
+            written = lockstep.speculate(*models, stop_token_ids)
         else:
             written = ragged.speculate(
-                *models,
-                self.acceptance,
-                self.num_speculative_tokens,
-                token_ids,
-                lengths,
-                stop_token_ids,
+                *models, self._num_drafts, stop_token_ids
             )
-        written = finish(*written)
+        rollout = finish(written["token_ids"], written["sources"])
         # Every token was drafted and tested: it stands or it was replaced.
-        return {**written, "tested": written["response_mask"]}
+        rollout["tested"] = rollout["response_mask"]
+        if "teacher_hidden_states" in written:
+            rollout["teacher_hidden_states"] = written["teacher_hidden_states"]
+        return rollout
+
+    def _in_lockstep(self, student, teacher):
+        for model in (student, teacher):
+            if not model.can_roll_back:
+                if self.decoding != "ragged":
+                    return True
+                raise ValueError(
+                    "`decoding='ragged'` needs models that can take tokens "
+                    f"back, and {type(model.model).__name__} is recurrent. "
+                    "Use 'lockstep' or 'auto'."
+                )
+        return self.decoding == "lockstep"
 
     def get_config(self):
         config = super().get_config()
@@ -126,7 +153,20 @@ class Speculative(Rollout):
                     self.acceptance
                 ),
                 "num_speculative_tokens": self.num_speculative_tokens,
+                "replace": self.replace,
                 "decoding": self.decoding,
             }
         )
         return config
+
+
+def _check_num_speculative_tokens(value):
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            "`num_speculative_tokens` must be an int or 'auto'. Received: "
+            f"{value!r} of type {type(value).__name__}"
+        )
+    if value < 1:
+        raise ValueError(
+            f"`num_speculative_tokens` must be at least 1. Received: {value}"
+        )

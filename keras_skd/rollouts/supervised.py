@@ -32,7 +32,7 @@ class Supervised(Rollout):
 
     needs_responses = True
 
-    def call(self, batch, student=None, teacher=None, stop_token_ids=None):
+    def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
         token_ids = ops.cast(batch["token_ids"], "int32")
         padding_mask = ops.cast(batch["padding_mask"], "bool")
         response = ops.cast(batch["response_mask"], "bool") & padding_mask
