@@ -8,6 +8,9 @@ from keras_skd import sources
 from keras_skd import validation
 from keras_skd.chunked_loss import ChunkedLoss
 from keras_skd.decoding import CachedCausalLM
+from keras_skd.decoding import TeacherView
+from keras_skd.generation import Generation
+from keras_skd.generation import statistics
 from keras_skd.preprocessing import Packer
 from keras_skd.preprocessing import prepare
 from keras_skd.trainers import RolloutTrainer
@@ -41,6 +44,9 @@ class Distiller(RolloutTrainer, keras.Model):
             none without a preprocessor.
         seed: int. Seeds every sampler that has no seed of its own: the same
             seed gives the same tokens. Defaults to `None`.
+        teacher_sequence_length: int. Number of tokens in a prompt of the
+            teacher's own and the response, where the data has
+            `"teacher_prompts"`. Defaults to twice `sequence_length`.
         **kwargs: passed to `keras.Model`, such as `name`.
 
     Call arguments:
@@ -87,6 +93,7 @@ class Distiller(RolloutTrainer, keras.Model):
         sequence_length: int | None = None,
         stop_token_ids: str | tuple[int, ...] | None = "auto",
         seed: int | None = None,
+        teacher_sequence_length: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -102,6 +109,12 @@ class Distiller(RolloutTrainer, keras.Model):
             validation.check_sequence_length(
                 sequence_length, {"teacher": teacher, "student": student}
             )
+        if teacher_sequence_length is not None:
+            validation.check_sequence_length(
+                teacher_sequence_length,
+                {"teacher": teacher},
+                "teacher_sequence_length",
+            )
         self.teacher = teacher
         self.teacher.trainable = False
         self.student = student
@@ -112,6 +125,7 @@ class Distiller(RolloutTrainer, keras.Model):
         self.rollout = rollouts.get(
             rollouts.Speculative() if rollout is None else rollout
         )
+        self._seed = seed
         if seed is not None:
             self.rollout.set_seed(seed)
         # How many batches were trained on, for schedules.
@@ -121,10 +135,13 @@ class Distiller(RolloutTrainer, keras.Model):
         # Keras carries what it tracks from step to step, and saves it.
         self._rollout_variables = self.rollout.variables
         # A preprocessor is no part of the compiled model: not tracked.
-        self._pack = Packer(preprocessor, sequence_length)
+        self._pack = Packer(
+            preprocessor, sequence_length, teacher_sequence_length
+        )
         self._teacher_lm = CachedCausalLM(teacher)
         self._student_lm = CachedCausalLM(student)
-        self.rollout_function = self.make_rollout_function()
+        self.rollout_function = self.make_rollout_function(self.rollout)
+        self._generation_functions = {}
 
         self._rollout_metrics = [
             keras.metrics.Mean(name="teacher_token_fraction"),
@@ -193,15 +210,16 @@ class Distiller(RolloutTrainer, keras.Model):
             outputs["logits"] = self._student_lm.logits(hidden_states)
         return outputs
 
-    def write(self, x):
-        """Lets the rollout write one batch of token ids. Compilable."""
-        return self.rollout(
+    def write(self, x, rollout):
+        """Lets a rollout write one batch of token ids. Compilable."""
+        written = rollout(
             x,
             self._student_lm,
             self._teacher_lm,
             self.stop_token_ids,
             ops.convert_to_tensor(self.training_step),
         )
+        return _with_teacher_prompts(written, x)
 
     def training_batch(self, data, write):
         """One batch to train on: written by `write`, and counted."""
@@ -229,9 +247,7 @@ class Distiller(RolloutTrainer, keras.Model):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         if "response_mask" not in x:
             return self._write_and_count(data, write)
-        return rollouts.Supervised()(
-            x, self._student_lm, self._teacher_lm, self.stop_token_ids
-        )
+        return self.write(x, rollouts.Supervised())
 
     def test_logs(self, logs, data):
         """Leaves out what a rollout would have been measured by."""
@@ -247,9 +263,7 @@ class Distiller(RolloutTrainer, keras.Model):
         # After speculation, the teacher has read everything already.
         teacher_hidden_states = x.get("teacher_hidden_states")
         if teacher_hidden_states is None and self.loss_function.needs_teacher:
-            teacher_hidden_states = self._teacher_lm.hidden_states(
-                x["token_ids"], x["padding_mask"]
-            )
+            teacher_hidden_states = self._read_by_teacher(x)
         loss = self._chunked_loss(
             y_pred["hidden_states"],
             teacher_hidden_states,
@@ -261,6 +275,16 @@ class Distiller(RolloutTrainer, keras.Model):
         for additional in self.losses:
             loss = loss + ops.sum(ops.cast(additional, loss.dtype))
         return loss
+
+    def _read_by_teacher(self, x):
+        token_ids, padding_mask = x["token_ids"], x["padding_mask"]
+        if "teacher_token_ids" not in x:
+            return self._teacher_lm.hidden_states(token_ids, padding_mask)
+        view = TeacherView(x)
+        hidden_states = self._teacher_lm.hidden_states(
+            *view.sequences(token_ids, padding_mask)
+        )
+        return view.back(hidden_states)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if self._compile_metrics is not None:
@@ -277,9 +301,12 @@ class Distiller(RolloutTrainer, keras.Model):
             x: the prompts, and the responses where the rollout needs them:
                 dict of `"prompts"` and `"responses"` (lists or arrays of
                 strings), `tf.data.Dataset` or `keras.utils.PyDataset` of
-                batches of such dicts. Without a preprocessor, `"token_ids"`,
+                batches of such dicts. `"teacher_prompts"` are what the teacher
+                sees in place of the prompts: with a document, a hint or the
+                answer in it. Without a preprocessor, `"token_ids"`,
                 `"padding_mask"` and `"response_mask"`, of shape
-                `(batch, sequence_length)`, in place of the strings.
+                `(batch, sequence_length)`, in place of the strings, and
+                `"teacher_token_ids"` and `"teacher_padding_mask"`.
             validation_data: data like `x`. With responses, the student is
                 scored on those, nothing is sampled, and `val_loss` can be
                 compared between epochs and between rollouts. Without, the
@@ -343,6 +370,80 @@ class Distiller(RolloutTrainer, keras.Model):
         keys = "token_ids", "padding_mask", "response_mask", "sources"
         return {key: ops.convert_to_numpy(x[key]) for key in keys}
 
+    def generate(
+        self,
+        inputs,
+        max_length: int | None = None,
+        sampler: str | keras_hub.samplers.Sampler = "random",
+        strip_prompt: bool = False,
+        return_statistics: bool = False,
+    ):
+        """Generates text of the teacher, with the student as its drafter.
+
+        This is lossless speculative decoding: the text is distributed exactly
+        as the teacher's own with this sampler, and takes fewer teacher passes
+        the better the student knows the teacher. No row waits for another.
+
+        Args:
+            inputs: string, list of strings, or without a preprocessor a dict
+                of `"token_ids"` and `"padding_mask"`.
+            max_length: int. Number of tokens in a prompt and its continuation
+                together. Defaults to `sequence_length`.
+            sampler: `"random"`, `"greedy"`, `"top_k"`, `"top_p"` or such a
+                `keras_hub.samplers.Sampler`, how the teacher samples.
+            strip_prompt: bool. Whether to leave the prompts out.
+            return_statistics: bool. Whether to return, beside the text, a dict
+                of `"acceptance_rate"` and `"tokens_per_teacher_call"`.
+
+        Returns:
+            String or list of strings, or without a preprocessor a dict of
+            NumPy arrays `"token_ids"` and `"padding_mask"`; with
+            `return_statistics`, a pair of it and the statistics.
+
+        Example:
+
+        ```python
+        text, statistics = distiller.generate(
+            "Speculative decoding is", max_length=64, return_statistics=True
+        )
+        print(f"{statistics['tokens_per_teacher_call']:.1f} tokens a pass")
+        ```
+
+        Reference:
+
+        - [Leviathan et al., 2022](https://arxiv.org/abs/2211.17192)
+        """
+        is_one = isinstance(inputs, str)
+        if self.preprocessor is not None:
+            inputs = {"prompts": [inputs] if is_one else inputs}
+        pack = self._pack
+        if max_length is not None and self.preprocessor is not None:
+            models = {"teacher": self.teacher, "student": self.student}
+            validation.check_sequence_length(max_length, models)
+            pack = Packer(self.preprocessor, max_length)
+        x = {k: ops.convert_to_tensor(v) for k, v in pack(inputs).items()}
+        rollout = self._generation_function(sampler)(x)
+        rollout = {k: ops.convert_to_numpy(v) for k, v in rollout.items()}
+        outputs = {
+            "token_ids": rollout["token_ids"],
+            "padding_mask": rollout[
+                "response_mask" if strip_prompt else "padding_mask"
+            ],
+        }
+        if self.preprocessor is not None:
+            outputs = self.preprocessor.generate_postprocess(outputs)
+            outputs = outputs[0] if is_one else list(outputs)
+        if return_statistics:
+            return outputs, statistics(rollout)
+        return outputs
+
+    def _generation_function(self, sampler):
+        if sampler not in self._generation_functions:
+            self._generation_functions[sampler] = self.make_rollout_function(
+                Generation(sampler, seed=self._seed)
+            )
+        return self._generation_functions[sampler]
+
     def _prepare(self, x, y, argument):
         if y is not None:
             raise ValueError(
@@ -359,3 +460,8 @@ class Distiller(RolloutTrainer, keras.Model):
                 '"response_mask", for token ids). Add them, or choose a '
                 "rollout that writes its own."
             )
+
+
+def _with_teacher_prompts(rollout, x):
+    keys = set(x) & {"teacher_token_ids", "teacher_padding_mask"}
+    return {**rollout, **{key: x[key] for key in sorted(keys)}}

@@ -12,9 +12,14 @@ try:
 except ImportError:
     tf = None
 
-STRING_KEYS = ("prompts", "responses")
-TOKEN_KEYS = ("token_ids", "padding_mask", "response_mask")
-DTYPES = {"token_ids": "int32", "padding_mask": "bool", "response_mask": "bool"}
+STRING_KEYS = ("prompts", "responses", "teacher_prompts")
+TOKEN_KEYS = (
+    "token_ids",
+    "padding_mask",
+    "response_mask",
+    "teacher_token_ids",
+    "teacher_padding_mask",
+)
 
 
 class Packer:
@@ -29,22 +34,34 @@ class Packer:
             data that comes as token ids.
         sequence_length: int. The length of all rows. `None` for the length of
             the data, with token ids only.
+        teacher_sequence_length: int. The length of the teacher's rows, where
+            it sees other prompts. Defaults to twice `sequence_length`.
 
     Call arguments:
-        batch: dict of `"prompts"` and maybe `"responses"`, lists or arrays of
-            strings, with a preprocessor; without one, dict of `"token_ids"`,
-            `"padding_mask"` and maybe `"response_mask"`, of shape
-            `(batch, sequence_length)`.
+        batch: dict of `"prompts"` and maybe `"responses"` and
+            `"teacher_prompts"`, lists or arrays of strings, with a
+            preprocessor; without one, dict of `"token_ids"`, `"padding_mask"`
+            and maybe `"response_mask"`, of shape `(batch, sequence_length)`,
+            and maybe the teacher's own prompts, `"teacher_token_ids"` and
+            `"teacher_padding_mask"`, of shape
+            `(batch, teacher_sequence_length)`.
 
     Returns:
-        dict of NumPy arrays of shape `(batch, sequence_length)`:
-        `"token_ids"` (int32), `"padding_mask"` (bool) and, where there are
-        responses, `"response_mask"` (bool).
+        dict of NumPy arrays, like `batch` without a preprocessor: token ids
+        are int32, masks bool.
     """
 
-    def __init__(self, preprocessor=None, sequence_length=None):
+    def __init__(
+        self,
+        preprocessor=None,
+        sequence_length=None,
+        teacher_sequence_length=None,
+    ):
         self.preprocessor = preprocessor
         self.sequence_length = sequence_length
+        self.teacher_sequence_length = teacher_sequence_length
+        if teacher_sequence_length is None and sequence_length is not None:
+            self.teacher_sequence_length = 2 * sequence_length
 
     def __call__(self, batch):
         if not isinstance(batch, dict):
@@ -58,23 +75,18 @@ class Packer:
             return self._check_token_ids(batch)
         return self._pack_strings(batch)
 
-    def output_keys(self, batch_keys):
-        """The keys of the packed batch, from those of the batch."""
-        has_responses = {"responses", "response_mask"} & set(batch_keys)
-        return TOKEN_KEYS if has_responses else TOKEN_KEYS[:2]
-
     def _pack_strings(self, batch):
         _check_keys(batch, STRING_KEYS, "strings")
         columns = {key: _strings(key, value) for key, value in batch.items()}
         prompts, responses = columns["prompts"], columns.get("responses")
-        if responses is not None and len(responses) != len(prompts):
-            raise ValueError(
-                '"prompts" and "responses" must be as many. Received: '
-                f"{len(prompts)} prompts and {len(responses)} responses."
-            )
-        rows = self._tokenize(prompts)
+        for key, values in columns.items():
+            if len(values) != len(prompts):
+                raise ValueError(
+                    f'"prompts" and "{key}" must be as many. Received: '
+                    f"{len(prompts)} prompts and {len(values)} {key}."
+                )
         start = self._special_token("add_start_token", "start_token_id")
-        rows = [start + row for row in rows]
+        rows = [start + row for row in self._tokenize(prompts)]
         for i, (row, prompt) in enumerate(zip(rows, prompts)):
             self._check_prompt(i, prompt, len(row))
         lengths = np.array([len(row) for row in rows])
@@ -83,18 +95,39 @@ class Packer:
             responses = self._tokenize(responses)
             rows = [row + r + end for row, r in zip(rows, responses)]
 
-        shape = (len(rows), self.sequence_length)
-        token_ids = np.zeros(shape, "int32")
-        padding_mask = np.zeros(shape, "bool")
-        for i, row in enumerate(rows):
-            row = row[: self.sequence_length]
-            token_ids[i, : len(row)] = row
-            padding_mask[i, : len(row)] = True
+        token_ids, padding_mask = _pad(rows, self.sequence_length)
         packed = {"token_ids": token_ids, "padding_mask": padding_mask}
         if responses is not None:
             after_prompt = np.arange(self.sequence_length) >= lengths[:, None]
             packed["response_mask"] = padding_mask & after_prompt
+        if "teacher_prompts" in columns:
+            rows = self._tokenize(columns["teacher_prompts"])
+            rows = [start + row for row in rows]
+            teacher_lengths = np.array([len(row) for row in rows])
+            self._check_teacher_prompts(
+                lengths,
+                teacher_lengths,
+                self.sequence_length,
+                self.teacher_sequence_length,
+            )
+            token_ids, padding_mask = _pad(rows, self.teacher_sequence_length)
+            packed["teacher_token_ids"] = token_ids
+            packed["teacher_padding_mask"] = padding_mask
         return packed
+
+    def _check_teacher_prompts(self, lengths, teacher_lengths, length, room):
+        needed = teacher_lengths + length - lengths
+        short = (needed > room) | (teacher_lengths == 0)
+        if short.any():
+            row = int(np.argmax(short))
+            raise ValueError(
+                "Each of the teacher's prompts needs a token, and room for the "
+                "same response as the student's. Received: "
+                f"`teacher_sequence_length={room}` and a teacher's prompt of "
+                f"{teacher_lengths[row]} tokens in row {row}, with a response "
+                f"of up to {length - lengths[row]} tokens. Pass "
+                f"`teacher_sequence_length={int(needed.max())}` or more."
+            )
 
     def _tokenize(self, strings):
         rows = self.preprocessor.tokenizer(strings)
@@ -132,11 +165,15 @@ class Packer:
                     f"{value.dtype}. To pass strings, give the `Distiller` a "
                     "`preprocessor`."
                 )
-            if value.ndim != 2 or value.shape != shape:
+            expected = shape
+            if key.startswith("teacher_"):
+                expected = batch["teacher_token_ids"].shape
+            if value.ndim != 2 or value.shape != expected:
+                like = key.replace("padding_mask", "token_ids")
                 raise ValueError(
                     f'"{key}" must have the shape (batch, sequence_length) of '
-                    f'"token_ids". Received: {value.shape}, and "token_ids" '
-                    f"of shape {shape}."
+                    f'"{like}". Received: {value.shape}, where {expected} was '
+                    "expected."
                 )
         if shape[0] == 0:
             raise ValueError('"token_ids" has no rows. Received: no data.')
@@ -146,7 +183,10 @@ class Packer:
                 f'and "token_ids" of shape {shape} differ. Leave '
                 "`sequence_length` out to follow the data."
             )
-        batch = {key: value.astype(DTYPES[key]) for key, value in batch.items()}
+        batch = {
+            key: value.astype("bool" if key.endswith("_mask") else "int32")
+            for key, value in batch.items()
+        }
         mask = batch["padding_mask"]
         if (np.diff(mask.astype("int8"), axis=1) > 0).any():
             row = int(np.argmax((np.diff(mask.astype("int8")) > 0).any(1)))
@@ -163,7 +203,25 @@ class Packer:
                 f"response. Received: a prompt of {lengths[row]} tokens in row "
                 f"{row}, of `sequence_length` {shape[1]}."
             )
+        if "teacher_token_ids" in batch:
+            self._check_teacher_prompts(
+                lengths,
+                batch["teacher_padding_mask"].sum(1),
+                shape[1],
+                batch["teacher_token_ids"].shape[1],
+            )
         return batch
+
+
+def _pad(rows, length):
+    """Rows of ids as an array, and where it holds them."""
+    token_ids = np.zeros((len(rows), length), "int32")
+    padding_mask = np.zeros((len(rows), length), "bool")
+    for i, row in enumerate(rows):
+        row = row[:length]
+        token_ids[i, : len(row)] = row
+        padding_mask[i, : len(row)] = True
+    return token_ids, padding_mask
 
 
 def prepare(data, pack, argument="x"):
@@ -238,32 +296,29 @@ def _prepare_tf_data(dataset, pack):
                 f'The dataset must yield batches, and "{key}" is a single '
                 "value. Call `.batch(batch_size)` on it."
             )
-    in_keys, out_keys = tuple(spec), pack.output_keys(spec)
-    length = pack.sequence_length or spec["token_ids"].shape[1]
-
-    def pack_arrays(*arrays):
-        packed = pack(dict(zip(in_keys, arrays)))
-        return [packed[key] for key in out_keys]
-
-    def pack_tensors(*elements):
-        batch = _only_x(elements)
-        outputs = tf.numpy_function(
-            pack_arrays,
-            [batch[key] for key in in_keys],
-            [tf.dtypes.as_dtype(DTYPES[key]) for key in out_keys],
-        )
-        batch_size = batch[in_keys[0]].shape[0]
-        for output in outputs:
-            output.set_shape((batch_size, length))
-        return dict(zip(out_keys, outputs))
-
     # Surface bad keys and bad rows now, as a plain error, and not from inside
     # of the pipeline in the middle of an epoch.
     first = next(iter(dataset.take(1).as_numpy_iterator()), None)
     if first is None:
         raise ValueError("The dataset is empty. Received: no batch.")
-    pack(_only_x(first))
-    return dataset.map(pack_tensors).prefetch(tf.data.AUTOTUNE), out_keys
+    first = pack(_only_x(first))
+
+    def pack_arrays(*arrays):
+        return list(pack(dict(zip(spec, arrays))).values())
+
+    def pack_tensors(*elements):
+        batch = _only_x(elements)
+        outputs = tf.numpy_function(
+            pack_arrays,
+            [batch[key] for key in spec],
+            [tf.as_dtype(value.dtype) for value in first.values()],
+        )
+        batch_size = batch["prompts" if "prompts" in spec else "token_ids"]
+        for output, like in zip(outputs, first.values()):
+            output.set_shape((batch_size.shape[0], like.shape[1]))
+        return dict(zip(first, outputs))
+
+    return dataset.map(pack_tensors).prefetch(tf.data.AUTOTUNE), tuple(first)
 
 
 def _only_x(element):

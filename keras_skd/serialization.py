@@ -34,7 +34,7 @@ def resolve(identifier, base, classes, argument):
         identifier = identifier()
     if not isinstance(identifier, base):
         raise TypeError(
-            f"`{argument}` must be a `{base.__name__}`, its name or its config. "
-            f"Received: {identifier!r} of type {type(identifier).__name__}"
+            f"`{argument}` must be a `{base.__name__}`, its name or its "
+            f"config. Received: {identifier!r} of type {type(identifier).__name__}"
         )
     return identifier

@@ -82,26 +82,26 @@ def check_preprocessor(preprocessor):
         )
 
 
-def check_sequence_length(sequence_length, models):
+def check_sequence_length(sequence_length, models, name="sequence_length"):
     """Checks a length against the positions that the models know."""
     if isinstance(sequence_length, bool) or not isinstance(
         sequence_length, int
     ):
         raise TypeError(
-            f"`sequence_length` must be an int. Received: {sequence_length!r} "
+            f"`{name}` must be an int. Received: {sequence_length!r} "
             f"of type {type(sequence_length).__name__}"
         )
     if sequence_length < 2:
         raise ValueError(
-            "`sequence_length` must be at least 2, a prompt token and a "
+            f"`{name}` must be at least 2, a prompt token and a "
             f"response token. Received: {sequence_length}"
         )
-    for name, model in models.items():
+    for owner, model in models.items():
         longest = getattr(model.backbone, "max_sequence_length", None)
         if longest is not None and sequence_length > longest:
             raise ValueError(
-                f"`sequence_length` must be at most {longest}, the longest "
-                f"that the {name} can read. Received: {sequence_length}"
+                f"`{name}` must be at most {longest}, the longest "
+                f"that the {owner} can read. Received: {sequence_length}"
             )
 
 

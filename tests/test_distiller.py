@@ -45,15 +45,6 @@ def _logits(model, rollout):
     return ops.convert_to_numpy(model(inputs)).astype("float64")
 
 
-def _compiled(function):
-    """Saves JAX from compiling each operation by itself."""
-    if keras.config.backend() != "jax":
-        return function
-    import jax
-
-    return jax.jit(function)
-
-
 def _log_softmax(x):
     x = x - x.max(-1, keepdims=True)
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
@@ -348,15 +339,14 @@ def supervised():
 
 
 def test_window_of_the_loss(supervised):
-    x = supervised.write(
-        {k: ops.convert_to_tensor(v) for k, v in _batch().items()}
-    )
+    rollout = supervised.generate_rollout(_batch())
+    x = {k: ops.convert_to_tensor(v) for k, v in rollout.items()}
     hidden_states = ops.convert_to_numpy(supervised(x)["hidden_states"])
 
     def loss(h):
         return supervised.compute_loss(x, None, {"hidden_states": h})
 
-    gradients = gradient(_compiled(loss), hidden_states)
+    gradients = gradient(loss, hidden_states)
     np.testing.assert_array_equal(
         np.abs(gradients).max(axis=-1) > 0, _mask(WINDOW)
     )
@@ -402,17 +392,17 @@ def test_a_step_is_gradient_descent_on_the_loss(supervised):
         values = [ops.reshape(p, v.shape) for p, v in zip(parts, variables)]
         with keras.StatelessScope(list(zip(variables, values))):
             log_probs = ops.log_softmax(student(inputs))
-        p = teacher_log_probs.astype("float32")
-        kl = ops.sum(np.exp(p) * (p - log_probs), axis=-1)
-        return ops.sum(kl * weights.astype("float32"))
+        p = ops.convert_to_tensor(teacher_log_probs, "float32")
+        kl = ops.sum(ops.exp(p) * (p - log_probs), axis=-1)
+        return ops.sum(kl * ops.convert_to_tensor(weights, "float32"))
 
     before = np.concatenate(
         [ops.convert_to_numpy(v).ravel() for v in variables]
     )
-    expected = before - 0.5 * gradient(_compiled(loss), before)
+    expected = before - 0.5 * gradient(loss, before)
     supervised.fit(batch, batch_size=4, verbose=0)
     after = np.concatenate([ops.convert_to_numpy(v).ravel() for v in variables])
-    assert np.abs(after - before).max() > 1e-2
+    assert np.abs(after - before).max() > 1e-3
     np.testing.assert_allclose(after, expected, atol=1e-5)
 
 
@@ -638,7 +628,7 @@ def test_dropout_is_on_in_the_students_step_alone(on_policy):
     # The steps write the same, but see a student with dropout.
     history = distiller.fit(data, batch_size=3, epochs=2, verbose=0).history
     seen = history["loss"]
-    assert history["response_length"] == [written.sum() / 3] * 2
+    assert history["response_length"] == pytest.approx([written.sum() / 3] * 2)
     assert seen[0] != pytest.approx(loss, rel=1e-3)
     assert seen[0] != seen[1]
     logs = distiller.evaluate(data, batch_size=3, return_dict=True, verbose=0)

@@ -8,5 +8,7 @@ from keras_skd.decoding.sampling import sample
 from keras_skd.decoding.sampling import with_seed
 from keras_skd.decoding.sequences import Prompts
 from keras_skd.decoding.sequences import before_any
+from keras_skd.decoding.sequences import columns
 from keras_skd.decoding.sequences import finish
 from keras_skd.decoding.sequences import is_stop
+from keras_skd.decoding.teacher_view import TeacherView

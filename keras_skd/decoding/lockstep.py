@@ -102,6 +102,7 @@ def _walk(models, variables, choose, prompts, stop_token_ids):
         token_sources = ops.where(here, source[:, None], token_sources)
         end = ops.where(writes, index + 2, end)
         finished = finished | (writes & is_stop(token, stop_token_ids))
+        finished = finished | (end >= prompts.limits)
         return index + 1, end, finished, token_ids, token_sources, caches
 
     _, end, _, token_ids, token_sources, _ = while_loop(

@@ -52,7 +52,7 @@ class NumDrafts:
         return choices[ops.argmin(cost / written)]
 
     def update(self, acceptance, accepted, tested):
-        """The acceptance rate after a round of `accepted` and `tested`."""
+        """The acceptance rate after a round, from its counts a row."""
         if len(self.choices) == 1:
             return acceptance
         accepted = ops.sum(ops.cast(accepted, "float32"))

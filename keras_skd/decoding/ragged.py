@@ -40,7 +40,7 @@ def write(model, sampler, prompts, source, stop_token_ids):
         token_ids = put(token, end, token_ids, where=~finished)
         end = ops.where(finished, end, end + 1)
         finished = finished | is_stop(token, stop_token_ids)
-        finished = finished | (end >= sequence_length)
+        finished = finished | (end >= prompts.limits)
         return (
             {
                 "token_ids": token_ids,
@@ -110,7 +110,8 @@ def speculate(
         dict of `"token_ids"` and `"sources"`, of shape
         `(batch, sequence_length)`, of the `"teacher_hidden_states"` that each
         next token was tested with, `(batch, sequence_length, hidden_dim)`, and
-        of `"teacher_calls"`, the number of teacher passes of each row.
+        of `"drafts_tested"` and `"teacher_calls"`, the numbers of drafts that
+        the gate decided on and of teacher passes, of shape `(batch,)`.
     """
     sequence_length = prompts.sequence_length
     widths = [n + bonus for n in num_speculative_tokens.choices]
@@ -236,6 +237,8 @@ def speculate(
         )
         num_kept = ops.sum(ops.cast(kept, "int32"), axis=1)
         num_kept = ops.where(finished, 0, num_kept)
+        num_tested = ops.sum(ops.cast(in_turn & is_draft, "int32"), axis=1)
+        num_tested = ops.where(finished, 0, num_tested)
 
         stop = end + num_kept
         token_ids = put(replacement, stop, token_ids, replaces)
@@ -265,10 +268,9 @@ def speculate(
                 ~finished,
             ),
             "acceptance": num_speculative_tokens.update(
-                state["acceptance"],
-                kept & ~finished[:, None],
-                in_turn & is_draft & ~finished[:, None],
+                state["acceptance"], num_kept, num_tested
             ),
+            "drafts_tested": state["drafts_tested"] + num_tested,
             "teacher_calls": state["teacher_calls"]
             + ops.cast(~finished, "int32"),
         }
@@ -285,6 +287,7 @@ def speculate(
             hidden_shape, dtype=teacher.compute_dtype
         ),
         "acceptance": num_speculative_tokens.initial(),
+        "drafts_tested": ops.zeros_like(prompts.lengths),
         "teacher_calls": ops.zeros_like(prompts.lengths),
     }
     for previous, length in _stages(sequence_length):
@@ -321,6 +324,7 @@ def speculate(
         "token_ids": state["token_ids"],
         "sources": with_prompts(state["sources"], prompts, state["end"]),
         "teacher_hidden_states": state["teacher_hidden_states"],
+        "drafts_tested": state["drafts_tested"],
         "teacher_calls": state["teacher_calls"],
     }
 

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_skd import sources
+from keras_skd import sources as codes
 
 
 def columns(token_ids):
@@ -16,16 +16,19 @@ class Prompts:
     Args:
         batch: dict of `"token_ids"`, `"padding_mask"` and maybe
             `"response_mask"`, each of shape `(batch, sequence_length)`.
+        limits: int32 tensor of shape `(batch,)`, where each row has to end.
+            Defaults to `None`, the end of the sequence.
 
     Attributes:
         token_ids: int32 tensor of shape `(batch, sequence_length)`.
         lengths: int32 tensor of shape `(batch,)`.
+        limits: int32 tensor of shape `(batch,)`.
         full: bool tensor of shape `(batch,)`. Whether there is no room for a
             response: nothing is written in these rows.
         longest: int32 scalar, the longest prompt with room for a response.
     """
 
-    def __init__(self, batch):
+    def __init__(self, batch, limits=None):
         keep = ops.cast(batch["padding_mask"], "bool")
         if "response_mask" in batch:
             keep = keep & ~ops.cast(batch["response_mask"], "bool")
@@ -34,7 +37,10 @@ class Prompts:
         self.batch_size = ops.shape(token_ids)[0]
         self.sequence_length = token_ids.shape[1]
         self.lengths = ops.sum(ops.cast(keep, "int32"), axis=1)
-        self.full = self.lengths >= self.sequence_length
+        if limits is None:
+            limits = ops.full_like(self.lengths, self.sequence_length)
+        self.limits = limits
+        self.full = self.lengths >= limits
         self.longest = ops.max(ops.where(self.full, 1, self.lengths))
 
 
@@ -68,17 +74,17 @@ def with_prompts(token_sources, prompts, end):
     """`token_sources` in the response, between the prompt and `end`."""
     column = columns(token_sources)
     token_sources = ops.where(
-        column < prompts.lengths[:, None], sources.PROMPT, token_sources
+        column < prompts.lengths[:, None], codes.PROMPT, token_sources
     )
-    return ops.where(column < end[:, None], token_sources, sources.PADDING)
+    return ops.where(column < end[:, None], token_sources, codes.PADDING)
 
 
-def finish(token_ids, token_sources):
+def finish(token_ids, sources):
     """The masks that follow from the tokens and their sources."""
-    padding_mask = token_sources != sources.PADDING
+    padding_mask = sources != codes.PADDING
     return {
         "token_ids": ops.where(padding_mask, token_ids, 0),
         "padding_mask": padding_mask,
-        "response_mask": padding_mask & (token_sources != sources.PROMPT),
-        "sources": token_sources,
+        "response_mask": padding_mask & (sources != codes.PROMPT),
+        "sources": sources,
     }

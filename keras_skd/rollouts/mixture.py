@@ -110,16 +110,15 @@ class Mixture(Rollout):
                 stop_token_ids,
                 training_step,
             )
-            # The teacher has not read the rows of other rollouts.
-            part.pop("teacher_hidden_states", None)
             if self.tests_drafts:
                 part.setdefault("tested", ops.zeros_like(mine))
-            for key, value in part.items():
-                written[key] = ops.where(mine, value, written.get(key, 0))
-        return {
-            key: ops.cast(value, "int32" if key in _INTEGERS else "bool")
-            for key, value in written.items()
-        }
+            # Of what else a rollout knows, such as the teacher's hidden
+            # states, there is nothing for the rows of the others.
+            for key in _KEYS:
+                if key in part:
+                    rest = written.get(key, ops.zeros_like(part[key]))
+                    written[key] = ops.where(mine, part[key], rest)
+        return written
 
     def get_config(self):
         return {
@@ -142,7 +141,7 @@ class Mixture(Rollout):
         return cls(rollouts, seed=config["seed"])
 
 
-_INTEGERS = "token_ids", "sources"
+_KEYS = "token_ids", "padding_mask", "response_mask", "sources", "tested"
 
 
 def _only_rows(batch, mine):

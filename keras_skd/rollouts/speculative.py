@@ -4,6 +4,7 @@ import keras_hub
 from keras_skd import acceptance as rules
 from keras_skd.decoding import NumDrafts
 from keras_skd.decoding import Prompts
+from keras_skd.decoding import TeacherView
 from keras_skd.decoding import finish
 from keras_skd.decoding import get_sampler
 from keras_skd.decoding import lockstep
@@ -59,6 +60,10 @@ class Speculative(Rollout):
     """
 
     tests_drafts = True
+
+    # Whether the teacher adds a token where all drafts stand. Not in
+    # distillation: the student would not have proposed it.
+    _bonus = False
 
     def __init__(
         self,
@@ -119,19 +124,32 @@ class Speculative(Rollout):
             _ARGMAX if self.replace == "argmax" else self.teacher_sampler,
             training_step,
         )
-        models = student, teacher, gate, Prompts(batch)
-        if self._in_lockstep(student, teacher):
-            written = lockstep.speculate(*models, stop_token_ids)
-        else:
+        prompts = Prompts(batch)
+        view = TeacherView(batch) if "teacher_token_ids" in batch else None
+        if not self._in_lockstep(student, teacher):
             written = ragged.speculate(
-                *models, self._num_drafts, stop_token_ids
+                student,
+                teacher,
+                gate,
+                prompts,
+                self._num_drafts,
+                stop_token_ids,
+                teacher_prompts=None if view is None else view.prompts,
+                bonus=self._bonus,
             )
-        rollout = finish(written["token_ids"], written["sources"])
+        elif view is None:
+            written = lockstep.speculate(
+                student, teacher, gate, prompts, stop_token_ids
+            )
+        else:
+            raise ValueError(
+                'The data has "teacher_prompts", and in lock-step decoding '
+                "student and teacher read at the same positions. Use "
+                "`decoding='ragged'`, with models that are not recurrent."
+            )
+        rollout = finish(written.pop("token_ids"), written.pop("sources"))
         # Every token was drafted and tested: it stands or it was replaced.
-        rollout["tested"] = rollout["response_mask"]
-        if "teacher_hidden_states" in written:
-            rollout["teacher_hidden_states"] = written["teacher_hidden_states"]
-        return rollout
+        return {**rollout, **written, "tested": rollout["response_mask"]}
 
     def _in_lockstep(self, student, teacher):
         for model in (student, teacher):

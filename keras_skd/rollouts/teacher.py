@@ -1,8 +1,11 @@
 import keras
 import keras_hub
+from keras import ops
 
 from keras_skd import sources
 from keras_skd.decoding import Prompts
+from keras_skd.decoding import TeacherView
+from keras_skd.decoding import columns
 from keras_skd.decoding import finish
 from keras_skd.decoding import get_sampler
 from keras_skd.decoding import lockstep
@@ -44,11 +47,22 @@ class Teacher(Rollout):
 
     def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
         decoding = ragged if teacher.can_roll_back else lockstep
+        view = TeacherView(batch) if "teacher_token_ids" in batch else None
         written = decoding.write(
             teacher,
             self.teacher_sampler,
-            Prompts(batch),
+            Prompts(batch) if view is None else view.prompts,
             sources.TEACHER,
             stop_token_ids,
         )
-        return finish(**written)
+        if view is None:
+            return finish(**written)
+        token_ids, token_sources = (
+            view.back(written[key]) for key in ("token_ids", "sources")
+        )
+        prompts = view.student_prompts
+        in_prompt = columns(token_ids) < prompts.lengths[:, None]
+        return finish(
+            ops.where(in_prompt, prompts.token_ids, token_ids),
+            ops.where(in_prompt, sources.PROMPT, token_sources),
+        )

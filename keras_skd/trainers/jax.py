@@ -35,25 +35,27 @@ class RolloutTrainer:
             *zip(variables[1], metrics),
         ]
         with keras.StatelessScope(mapping) as scope:
-            x = make_batch(data, self.write)
+            x = make_batch(data, lambda x: self.write(x, self.rollout))
         return x, *(
             [scope.get_current_value(v) for v in group] for group in variables
         )
 
-    def make_rollout_function(self):
+    def make_rollout_function(self, rollout):
+        states = rollout.variables
+
         @jax.jit
-        def rollout_function(variables, x):
-            mapping = zip(self.variables, variables)
-            with keras.StatelessScope(mapping) as scope:
-                x = self.write(x)
-            states = self.rollout.variables
+        def rollout_function(values, x):
+            variables = [*self.variables, *states]
+            with keras.StatelessScope(zip(variables, values)) as scope:
+                x = self.write(x, rollout)
             return x, [scope.get_current_value(v) for v in states]
 
         def call(x):
             # During `fit`, the values are with the trainer.
             self.jax_state_sync()
-            x, states = rollout_function([v.value for v in self.variables], x)
-            for variable, value in zip(self.rollout.variables, states):
+            variables = [*self.variables, *states]
+            x, values = rollout_function([v.value for v in variables], x)
+            for variable, value in zip(states, values):
                 variable.assign(value)
             return x
 

@@ -12,8 +12,12 @@ class RolloutTrainer:
         x = self.test_batch(data, self.rollout_function)
         return self.test_logs(super().test_step((x,)), data)
 
-    def make_rollout_function(self):
+    def make_rollout_function(self, rollout):
         # Always by XLA, also where Keras leaves its own step to the graph
         # executor (on a CPU): that takes many times as long for a loop of
         # small steps, and oneDNN was seen to corrupt memory in it.
-        return tf.function(self.write, jit_compile=True, autograph=False)
+        return tf.function(
+            lambda x: self.write(x, rollout),
+            jit_compile=True,
+            autograph=False,
+        )

@@ -12,5 +12,5 @@ class RolloutTrainer:
         x = self.test_batch(data, self.rollout_function)
         return self.test_logs(super().test_step((x,)), data)
 
-    def make_rollout_function(self):
-        return torch.no_grad()(self.write)
+    def make_rollout_function(self, rollout):
+        return torch.no_grad()(lambda x: self.write(x, rollout))

@@ -1,0 +1,49 @@
+"""Repeated measurements in turn, written down one by one.
+
+A record is a line of JSON on the standard output, so that what was measured
+before a stop is not lost. Nothing here depends on a framework.
+"""
+
+import importlib.metadata
+import json
+import platform
+import time
+
+
+def emit(**record):
+    """Prints a record."""
+    print(json.dumps(record), flush=True)
+
+
+def emit_versions(*packages, **labels):
+    """Prints what the measurements of this process were made with."""
+    versions = {p: importlib.metadata.version(p) for p in packages}
+    emit(versions={"python": platform.python_version(), **versions}, **labels)
+
+
+def interleave(measurements, repeats, **labels):
+    """Makes all measurements once, then all again, so that all see the same.
+
+    The first round compiles, the second settles what follows from the one
+    before it (the number of drafts, caches), and `repeats` more are counted.
+
+    Args:
+        measurements: dict from names to callables that return a dict such as
+            `{"seconds": 1.0}`.
+        repeats: int.
+        **labels: put into every record.
+    """
+    for phase in ["first", "warm-up", *["counted"] * repeats]:
+        for name, measure in measurements.items():
+            emit(measurement=name, phase=phase, **labels, **measure())
+
+
+def timed(function):
+    """A measurement of a function that returns when its work is done."""
+
+    def measure():
+        start = time.perf_counter()
+        function()
+        return {"seconds": time.perf_counter() - start}
+
+    return measure

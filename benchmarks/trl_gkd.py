@@ -1,0 +1,145 @@
+"""Measures TRL's GKD: on-policy steps, and the rollouts in them.
+
+    .venv-peers/bin/python benchmarks/trl_gkd.py --shape small
+
+`run.py` starts it. The student alone writes (lambda = 1), the loss is the
+forward KL divergence (beta = 0), numbers are float32.
+"""
+
+import argparse
+import tempfile
+import time
+
+import tokenizers
+import transformers
+from datasets import Dataset
+from peers import make_model
+from shapes import SEED
+from shapes import SHAPES
+from timing import emit
+from timing import emit_versions
+from trl.experimental.gkd import GKDConfig
+from trl.experimental.gkd import GKDTrainer
+
+
+class TimedTrainer(GKDTrainer):
+    """Notes how long the last rollout took."""
+
+    rollout_seconds = None
+
+    @staticmethod
+    def generate_on_policy_outputs(*args, **kwargs):
+        start = time.perf_counter()
+        outputs = GKDTrainer.generate_on_policy_outputs(*args, **kwargs)
+        TimedTrainer.rollout_seconds = time.perf_counter() - start
+        return outputs
+
+
+class Emit(transformers.TrainerCallback):
+    """Prints a record of each step and of its rollout."""
+
+    def __init__(self, name, shape):
+        self.name, self.shape = name, shape
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        seconds = time.perf_counter() - self._start
+        labels = {
+            "phase": {1: "first", 2: "warm-up"}.get(
+                state.global_step, "counted"
+            ),
+            "shape": self.shape,
+            "backend": "peers",
+        }
+        emit(measurement=f"TRL GKD step, {self.name}", seconds=seconds, **labels)
+        emit(
+            measurement=f"TRL GKD rollout, {self.name}",
+            seconds=TimedTrainer.rollout_seconds,
+            **labels,
+        )
+
+
+def make_tokenizer(vocabulary_size):
+    """One word for each token; the data comes as token ids, the trainer asks."""
+    words = {f"w{i}": i for i in range(vocabulary_size)}
+    model = tokenizers.models.WordLevel(words, unk_token="w0")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="w0",
+        eos_token="w1",
+        padding_side="left",
+        chat_template="{% for m in messages %}{{ m.content }} {% endfor %}",
+    )
+
+
+def train(name, shape_name, repeats, directory, **arguments):
+    """Trains on one batch again and again."""
+    shape = SHAPES[shape_name]
+    tokenizer = make_tokenizer(shape.vocabulary_size)
+    prompts = shape.prompts().tolist()
+    steps = repeats + 2
+    dataset = Dataset.from_dict(
+        {
+            "messages": [
+                [
+                    {"role": "user", "content": words(prompt)},
+                    {"role": "assistant", "content": words([2])},
+                ]
+                for prompt in prompts * steps
+            ]
+        }
+    )
+    trainer = TimedTrainer(
+        model=make_model(shape.student, shape.vocabulary_size),
+        teacher_model=make_model(shape.teacher, shape.vocabulary_size),
+        args=GKDConfig(
+            output_dir=directory,
+            max_steps=steps,
+            per_device_train_batch_size=shape.batch_size,
+            max_new_tokens=shape.num_new_tokens,
+            lmbda=1.0,
+            beta=0.0,
+            learning_rate=1e-5,
+            bf16=False,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            seed=SEED,
+            **arguments,
+        ),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        callbacks=[Emit(name, shape_name)],
+    )
+    # The tokenizer has to have a token that ends a text; nothing may end here.
+    trainer.model.generation_config.eos_token_id = None
+    trainer.generation_config.eos_token_id = None
+    trainer.train()
+
+
+def words(token_ids):
+    return " ".join(f"w{i}" for i in token_ids)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", default="small", choices=SHAPES)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    emit_versions("torch", "transformers", "trl", backend="peers")
+    with tempfile.TemporaryDirectory() as directory:
+        for name, arguments in (
+            ("no checkpointing", {"gradient_checkpointing": False}),
+            ("defaults", {}),
+        ):
+            train(name, args.shape, args.repeats, directory, **arguments)
+
+
+if __name__ == "__main__":
+    main()
