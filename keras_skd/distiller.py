@@ -135,8 +135,12 @@ class Distiller(RolloutTrainer, keras.Model):
         # Keras carries what it tracks from step to step, and saves it.
         self._rollout_variables = self.rollout.variables
         # A preprocessor is no part of the compiled model: not tracked.
+        self._read_layers = None
         self._pack = Packer(
-            preprocessor, sequence_length, teacher_sequence_length
+            preprocessor,
+            sequence_length,
+            teacher_sequence_length,
+            {"teacher": teacher, "student": student},
         )
         self._teacher_lm = CachedCausalLM(teacher)
         self._student_lm = CachedCausalLM(student)
@@ -165,6 +169,7 @@ class Distiller(RolloutTrainer, keras.Model):
         metrics: list | None = None,
         weighted_metrics: list | None = None,
         loss_chunk_size: int | None = None,
+        hidden_state_loss: losses.HiddenStateL1 | None = None,
         **kwargs,
     ):
         """Configures the distiller for training.
@@ -181,6 +186,8 @@ class Distiller(RolloutTrainer, keras.Model):
             loss_chunk_size: int. How many positions are projected to the
                 vocabulary at once: fewer need less memory. Defaults to `None`,
                 as many as give about 8 million logits.
+            hidden_state_loss: a `keras_skd.losses.HiddenStateL1` to add to the
+                loss. Defaults to `None`.
             **kwargs: see `keras.Model.compile`.
         """
         self.loss_function = losses.get(loss)
@@ -196,16 +203,33 @@ class Distiller(RolloutTrainer, keras.Model):
             self._student_lm,
             loss_chunk_size,
         )
+        self.hidden_state_loss = hidden_state_loss
+        self._read_layers = None
+        if hidden_state_loss is not None:
+            outputs = hidden_state_loss.outputs(
+                self.teacher.backbone, self.student.backbone
+            )
+            models = self._teacher_lm, self._student_lm
+            self._read_layers = tuple(
+                model.layer_reader(layers)
+                for model, layers in zip(models, outputs)
+            )
         metrics = [*(metrics or []), *(weighted_metrics or [])]
         super().compile(
             optimizer=optimizer, weighted_metrics=metrics or None, **kwargs
         )
 
     def call(self, inputs, training=None):
-        hidden_states = self._student_lm.hidden_states(
-            inputs["token_ids"], inputs["padding_mask"], training=training
-        )
-        outputs = {"hidden_states": hidden_states}
+        sequences = inputs["token_ids"], inputs["padding_mask"]
+        if self._read_layers is None:
+            hidden_states = self._student_lm.hidden_states(
+                *sequences, training=training
+            )
+            outputs = {"hidden_states": hidden_states}
+        else:
+            _, read = self._read_layers
+            hidden_states, *layers = read(*sequences, training=training)
+            outputs = {"hidden_states": hidden_states, "layers": layers}
         if self._compile_metrics is not None:
             outputs["logits"] = self._student_lm.logits(hidden_states)
         return outputs
@@ -262,8 +286,13 @@ class Distiller(RolloutTrainer, keras.Model):
     ):
         # After speculation, the teacher has read everything already.
         teacher_hidden_states = x.get("teacher_hidden_states")
-        if teacher_hidden_states is None and self.loss_function.needs_teacher:
-            teacher_hidden_states = self._read_by_teacher(x)
+        if self._read_layers is not None:
+            read, _ = self._read_layers
+            teacher_hidden_states, *layers = self._read_by_teacher(x, read)
+        elif teacher_hidden_states is None and self.loss_function.needs_teacher:
+            (teacher_hidden_states,) = self._read_by_teacher(
+                x, lambda *args: [self._teacher_lm.hidden_states(*args)]
+            )
         loss = self._chunked_loss(
             y_pred["hidden_states"],
             teacher_hidden_states,
@@ -272,19 +301,24 @@ class Distiller(RolloutTrainer, keras.Model):
             training_step=self.training_step - int(training),
             training=training,
         )
+        if self._read_layers is not None:
+            mask = ops.cast(x["response_mask"][:, 1:], "int32")
+            predicts = ops.pad(mask, [(0, 0), (0, 1)])
+            loss = loss + self.hidden_state_loss(
+                layers, y_pred["layers"], predicts
+            )
         for additional in self.losses:
             loss = loss + ops.sum(ops.cast(additional, loss.dtype))
         return loss
 
-    def _read_by_teacher(self, x):
-        token_ids, padding_mask = x["token_ids"], x["padding_mask"]
+    def _read_by_teacher(self, x, read):
+        sequences = x["token_ids"], x["padding_mask"]
         if "teacher_token_ids" not in x:
-            return self._teacher_lm.hidden_states(token_ids, padding_mask)
+            return read(*sequences)
         view = TeacherView(x)
-        hidden_states = self._teacher_lm.hidden_states(
-            *view.sequences(token_ids, padding_mask)
-        )
-        return view.back(hidden_states)
+        return [
+            view.back(states) for states in read(*view.sequences(*sequences))
+        ]
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if self._compile_metrics is not None:
@@ -318,6 +352,7 @@ class Distiller(RolloutTrainer, keras.Model):
             over tested drafts), `teacher_token_fraction` (of the response) and
             `response_length` (in tokens).
         """
+        self._check_weights(kwargs)
         x, keys = self._prepare(x, y, "x")
         self._check_responses(keys)
         if validation_data is not None:
@@ -340,6 +375,7 @@ class Distiller(RolloutTrainer, keras.Model):
             See `keras.Model.evaluate`.
         """
         if not kwargs.get("_use_cached_eval_dataset", False):
+            self._check_weights(kwargs)
             x, _ = self._prepare(x, y, "x")
         return super().evaluate(x, None, *args, **kwargs)
 
@@ -451,6 +487,15 @@ class Distiller(RolloutTrainer, keras.Model):
                 f"responses in `x`, and no `y`. Received: y={y!r}"
             )
         return prepare(x, self._pack, argument)
+
+    def _check_weights(self, arguments):
+        for name in ("sample_weight", "class_weight"):
+            if arguments.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` has no place in distillation: every token of a "
+                    "response counts once, unless `source_weights` of the loss "
+                    f"say otherwise. Received: {name}={arguments[name]!r}"
+                )
 
     def _check_responses(self, keys):
         if self.rollout.needs_responses and "response_mask" not in keys:

@@ -7,6 +7,8 @@ what the student is trained on.
 import keras
 import numpy as np
 
+from keras_skd import validation
+
 try:
     import tensorflow as tf
 except ImportError:
@@ -36,6 +38,8 @@ class Packer:
             the data, with token ids only.
         teacher_sequence_length: int. The length of the teacher's rows, where
             it sees other prompts. Defaults to twice `sequence_length`.
+        models: dict of the `"teacher"` and the `"student"`, which must be able
+            to read the rows. Defaults to `None`, no check.
 
     Call arguments:
         batch: dict of `"prompts"` and maybe `"responses"` and
@@ -56,8 +60,10 @@ class Packer:
         preprocessor=None,
         sequence_length=None,
         teacher_sequence_length=None,
+        models=None,
     ):
         self.preprocessor = preprocessor
+        self.models = models or {}
         self.sequence_length = sequence_length
         self.teacher_sequence_length = teacher_sequence_length
         if teacher_sequence_length is None and sequence_length is not None:
@@ -70,10 +76,13 @@ class Packer:
                 '{"prompts": [...], "responses": [...]}. Received: '
                 f"{type(batch).__name__}"
             )
-        batch = {key: _to_numpy(value) for key, value in batch.items()}
+        batch = {key: _to_numpy(key, value) for key, value in batch.items()}
         if self.preprocessor is None:
-            return self._check_token_ids(batch)
-        return self._pack_strings(batch)
+            packed = self._check_token_ids(batch)
+        else:
+            packed = self._pack_strings(batch)
+        self._check_models(packed)
+        return packed
 
     def _pack_strings(self, batch):
         _check_keys(batch, STRING_KEYS, "strings")
@@ -129,6 +138,23 @@ class Packer:
                 f"`teacher_sequence_length={int(needed.max())}` or more."
             )
 
+    def _check_models(self, packed):
+        teacher = {k: m for k, m in self.models.items() if k == "teacher"}
+        hint = ""
+        if self.preprocessor is not None:
+            hint = " The `preprocessor` belongs to another model."
+        for prefix, models in (("", self.models), ("teacher_", teacher)):
+            key, mask = f"{prefix}token_ids", f"{prefix}padding_mask"
+            if key not in packed:
+                continue
+            validation.check_sequence_length(
+                packed[key].shape[1], models, f"{prefix}sequence_length"
+            )
+            for model in models.values():
+                validation.check_token_ids(
+                    packed[key], packed[mask], model.output.shape[-1], key, hint
+                )
+
     def _tokenize(self, strings):
         rows = self.preprocessor.tokenizer(strings)
         rows = rows.to_list() if hasattr(rows, "to_list") else rows
@@ -157,6 +183,12 @@ class Packer:
 
     def _check_token_ids(self, batch):
         _check_keys(batch, TOKEN_KEYS, "token ids")
+        ours, theirs = TOKEN_KEYS[:3], TOKEN_KEYS[3:]
+        if {*theirs} & {*batch} and not {*theirs} <= {*batch}:
+            raise ValueError(
+                f"The teacher's own prompts are both of {list(theirs)}. "
+                f"Received the keys: {sorted(batch)}."
+            )
         shape = batch["token_ids"].shape
         for key, value in batch.items():
             if value.dtype.kind not in "iub":
@@ -166,8 +198,8 @@ class Packer:
                     "`preprocessor`."
                 )
             expected = shape
-            if key.startswith("teacher_"):
-                expected = batch["teacher_token_ids"].shape
+            if key not in ours:
+                expected = (*shape[:1], *batch["teacher_token_ids"].shape[1:])
             if value.ndim != 2 or value.shape != expected:
                 like = key.replace("padding_mask", "token_ids")
                 raise ValueError(
@@ -187,14 +219,27 @@ class Packer:
             key: value.astype("bool" if key.endswith("_mask") else "int32")
             for key, value in batch.items()
         }
+        for key in ("padding_mask", "teacher_padding_mask"):
+            mask = batch.get(key, batch["padding_mask"])
+            resumed = (~mask[:, :-1] & mask[:, 1:]).any(axis=1)
+            if resumed.any():
+                row = int(np.argmax(resumed))
+                raise ValueError(
+                    f'"{key}" must be right-padded, a run of ones and then '
+                    f"zeros. Received in row {row}: {mask[row].astype(int)}"
+                )
         mask = batch["padding_mask"]
-        if (np.diff(mask.astype("int8"), axis=1) > 0).any():
-            row = int(np.argmax((np.diff(mask.astype("int8")) > 0).any(1)))
+        response = mask & batch.get("response_mask", np.zeros_like(mask))
+        prompt = mask & ~response
+        resumed = (response[:, :-1] & prompt[:, 1:]).any(axis=1)
+        if resumed.any():
+            row = int(np.argmax(resumed))
             raise ValueError(
-                '"padding_mask" must be right-padded, a run of ones and then '
-                f"zeros. Received in row {row}: {mask[row].astype(int)}"
+                '"response_mask" must mark a response that follows its prompt '
+                f"and ends the row. Received in row {row}: "
+                f'{response[row].astype(int)}, where "padding_mask" is '
+                f"{mask[row].astype(int)}"
             )
-        prompt = mask & ~batch.get("response_mask", np.zeros_like(mask))
         lengths = prompt.sum(1)
         if (lengths == 0).any() or (lengths >= shape[1]).any():
             row = int(np.argmax((lengths == 0) | (lengths >= shape[1])))
@@ -353,11 +398,11 @@ def _check_keys(batch, keys, kind):
     )
 
 
-def _to_numpy(value):
-    if isinstance(value, str):
+def _to_numpy(key, value):
+    if isinstance(value, (str, bytes)):
         raise TypeError(
-            "The data must be lists or arrays of strings, one a row. Received "
-            f"a single string: {value[:40]!r}. Put it in a list."
+            f'"{key}" must be a list or array, of one value a row. Received a '
+            f"single string: {value[:40]!r}. Put it in a list."
         )
     if tf is not None and isinstance(value, tf.Tensor):
         return value.numpy()
@@ -382,7 +427,13 @@ def _strings(key, values):
     strings = []
     for i, value in enumerate(values.tolist()):
         if isinstance(value, bytes):
-            value = value.decode("utf-8")
+            try:
+                value = value.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f'"{key}" must be text in UTF-8. Received in row {i}: '
+                    f"{value[:40]!r}"
+                ) from error
         if not isinstance(value, str):
             raise TypeError(
                 f'"{key}" must be strings. Received in row {i}: {value!r} of '

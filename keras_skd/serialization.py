@@ -33,8 +33,9 @@ def resolve(identifier, base, classes, argument):
     if isinstance(identifier, type) and issubclass(identifier, base):
         identifier = identifier()
     if not isinstance(identifier, base):
+        kind = type(identifier).__name__
         raise TypeError(
             f"`{argument}` must be a `{base.__name__}`, its name or its "
-            f"config. Received: {identifier!r} of type {type(identifier).__name__}"
+            f"config. Received: {identifier!r} of type {kind}"
         )
     return identifier

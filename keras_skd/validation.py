@@ -1,6 +1,7 @@
 """What two models must have in common to be distilled into one another."""
 
 import keras_hub
+import numpy as np
 
 
 def check_models(teacher, student):
@@ -56,9 +57,9 @@ def _check_vocabularies(teacher, student):
     theirs, ours = (m.preprocessor.tokenizer for m in (teacher, student))
     if theirs is ours or not hasattr(theirs, "get_vocabulary"):
         return
-    for token_id, (a, b) in enumerate(
-        zip(theirs.get_vocabulary(), ours.get_vocabulary())
-    ):
+    theirs_by_id, ours_by_id = _tokens_by_id(theirs), _tokens_by_id(ours)
+    for token_id in sorted(theirs_by_id.keys() & ours_by_id.keys()):
+        a, b = theirs_by_id[token_id], ours_by_id[token_id]
         if a != b:
             raise ValueError(
                 "`teacher` and `student` must have the same tokenizer. "
@@ -71,6 +72,14 @@ def _check_vocabularies(teacher, student):
             f"a teacher's of {theirs.vocabulary_size()} tokens and a "
             f"student's of {ours.vocabulary_size()}."
         )
+
+
+def _tokens_by_id(tokenizer):
+    # Byte-pair tokenizers keep a dict, whose order need not be that of the ids.
+    vocabulary = getattr(tokenizer, "vocabulary", None)
+    if isinstance(vocabulary, dict):
+        return {token_id: token for token, token_id in vocabulary.items()}
+    return dict(enumerate(tokenizer.get_vocabulary()))
 
 
 def check_preprocessor(preprocessor):
@@ -103,6 +112,21 @@ def check_sequence_length(sequence_length, models, name="sequence_length"):
                 f"`{name}` must be at most {longest}, the longest "
                 f"that the {owner} can read. Received: {sequence_length}"
             )
+
+
+def check_token_ids(token_ids, padding_mask, vocabulary_size, key, hint=""):
+    """Checks that all tokens exist: some backends read others in their place.
+
+    What stands in the padding does not matter.
+    """
+    unknown = (token_ids < 0) | (token_ids >= vocabulary_size)
+    unknown &= padding_mask
+    if unknown.any():
+        row, column = np.argwhere(unknown)[0]
+        raise ValueError(
+            f'"{key}" must be in the vocabulary of {vocabulary_size} tokens. '
+            f"Received in row {row}: the id {token_ids[row, column]}.{hint}"
+        )
 
 
 def resolve_stop_token_ids(stop_token_ids, preprocessor, vocabulary_size):

@@ -69,7 +69,9 @@ def _rwkv7():
 
 
 def _preprocessor(vocabulary):
-    tokenizer = keras_hub.tokenizers.GPT2Tokenizer(vocabulary, merges=[])
+    merged = {"aa": max(vocabulary.values()) + 1}
+    vocabulary = {"<|endoftext|>": 0, **vocabulary, **merged}
+    tokenizer = keras_hub.tokenizers.GPT2Tokenizer(vocabulary, merges=["a a"])
     return keras_hub.models.GPT2CausalLMPreprocessor(
         tokenizer, sequence_length=LENGTH
     )
@@ -178,8 +180,8 @@ def _cases(cases):
                 *(
                     _gpt2(preprocessor=_preprocessor(vocabulary))
                     for vocabulary in (
-                        {"<|endoftext|>": 0, "a": 1, "b": 2, "c": 3},
-                        {"<|endoftext|>": 0, "a": 1, "e": 2, "f": 3},
+                        {"a": 1, "b": 2, "c": 3},
+                        {"a": 1, "e": 2, "f": 3},
                     )
                 )
             ),
@@ -192,8 +194,8 @@ def _cases(cases):
                 *(
                     _gpt2(preprocessor=_preprocessor(vocabulary))
                     for vocabulary in (
-                        {"<|endoftext|>": 0, "a": 1, "b": 2, "c": 3},
-                        {"<|endoftext|>": 0, "a": 1, "b": 3, "c": 2},
+                        {"a": 1, "b": 2, "c": 3},
+                        {"a": 1, "b": 3, "c": 2},
                     )
                 )
             ),
@@ -206,13 +208,13 @@ def _cases(cases):
                 *(
                     _gpt2(preprocessor=_preprocessor(vocabulary))
                     for vocabulary in (
-                        {"<|endoftext|>": 0, "a": 1},
-                        {"<|endoftext|>": 0, "a": 1, "b": 2},
+                        {"a": 1, "b": 2, "c": 4},
+                        {"a": 1, "b": 2},
                     )
                 )
             ),
             ValueError,
-            ["`teacher` and `student`", "2", "3"],
+            ["`teacher` and `student`", "of 5 tokens", "of 4."],
         ),
     ],
 )
@@ -253,6 +255,18 @@ def test_models(m, call, error, words):
             lambda m: m.make(_gpt2(length=48), _gpt2(), sequence_length=40),
             ValueError,
             ["`sequence_length`", "32", "student", "40"],
+        ),
+        (
+            "teacher_sequence_length of a float",
+            lambda m: m.make(teacher_sequence_length=64.0),
+            TypeError,
+            ["`teacher_sequence_length`", "64.0", "float"],
+        ),
+        (
+            "teacher_sequence_length that the teacher cannot read",
+            lambda m: m.make(_gpt2(), _gpt2(), teacher_sequence_length=40),
+            ValueError,
+            ["`teacher_sequence_length`", "32", "teacher", "40"],
         ),
         (
             "stop_token_ids of a string",
@@ -297,10 +311,12 @@ def test_models(m, call, error, words):
             ["`preprocessor`", "'gemma'", "CausalLMPreprocessor"],
         ),
         (
-            "preprocessor of more tokens than the models have",
-            lambda m: m.make(preprocessor=tokenizers.gpt2()),
+            "preprocessor of another model",
+            lambda m: m.make(preprocessor=tokenizers.gpt2()).generate_rollout(
+                {"prompts": PROMPTS}
+            ),
             ValueError,
-            ["`preprocessor`", "389", "32"],
+            ["`preprocessor`", "vocabulary of 32 tokens", "row 0"],
         ),
         (
             "rollout of an unknown name",
@@ -375,8 +391,8 @@ def test_arguments(m, call, error, words):
         (
             "student_sampler of an unknown name",
             lambda m: m.speculative(student_sampler="gredy"),
-            ValueError,
-            ["`student_sampler`", "'gredy'", "'greedy'"],
+            TypeError,
+            ["`student_sampler`", "'gredy'", "name"],
         ),
         (
             "teacher_sampler of a number",
@@ -434,6 +450,15 @@ LONG = "Would you tell me, please, which way I ought to go from here?"
 
 def _ids(**kwargs):
     return {**IDS, **{k: np.array(v) for k, v in kwargs.items()}}
+
+
+def _teacher_ids(token_ids, padding_mask=None):
+    if padding_mask is None:
+        padding_mask = np.ones_like(token_ids)
+    return _ids(
+        teacher_token_ids=token_ids,
+        teacher_padding_mask=np.array(padding_mask, int),
+    )
 
 
 def _dataset(columns):
@@ -500,19 +525,19 @@ class Batches(keras.utils.PyDataset):
             "targets",
             lambda m: m.fit(PLAIN, y=np.zeros(2)),
             ValueError,
-            ["`y`", "[0. 0.]", "responses"],
+            ["`x`, and no `y`", "array([0., 0.])"],
         ),
         (
             "validation data with targets",
             lambda m: m.fit(PLAIN, validation_data=(PLAIN, np.zeros(2))),
-            ValueError,
-            ["`validation_data`", "`y`"],
+            TypeError,
+            ["`validation_data`", "tuple"],
         ),
         (
             "sample weights",
             lambda m: m.fit(PLAIN, sample_weight=np.ones(2)),
             ValueError,
-            ["`sample_weight`", "[1. 1.]"],
+            ["`sample_weight`", "array([1., 1.])"],
         ),
         (
             "class weights",
@@ -710,6 +735,20 @@ def test_kinds_of_data(m, call, error, words):
             ["0 tokens", "row 1"],
         ),
         (
+            "a response of the first token on",
+            lambda m: m.write_ids(
+                _ids(
+                    padding_mask=[[1] * 4 + [0] * 4] * 2,
+                    response_mask=[
+                        [0, 0, 0, 1, 0, 0, 0, 0],
+                        [1, 1, 1, 1, 0, 0, 0, 0],
+                    ],
+                )
+            ),
+            ValueError,
+            ["0 tokens", "row 1"],
+        ),
+        (
             "a prompt of token ids that leaves no room",
             lambda m: m.write_ids(
                 _ids(padding_mask=[[1] * 8, [1] * 3 + [0] * 5])
@@ -740,6 +779,73 @@ def test_columns_of_data(m, call, error, words):
 @_cases(
     [
         (
+            "fewer of them than prompts",
+            lambda m: m.write({"prompts": PROMPTS, "teacher_prompts": ["a"]}),
+            ValueError,
+            ['"teacher_prompts"', "2 prompts", "1 teacher_prompts"],
+        ),
+        (
+            "no room for the response",
+            lambda m: m.write(
+                {"prompts": PROMPTS, "teacher_prompts": ["Alice", LONG]}
+            ),
+            ValueError,
+            ["`teacher_sequence_length=16`", "14 tokens", "row 1", "=19`"],
+        ),
+        (
+            "longer rows than the teacher can read",
+            lambda m: m.make(*m.with_text, sequence_length=20).generate_rollout(
+                {"prompts": PROMPTS, "teacher_prompts": PROMPTS}
+            ),
+            ValueError,
+            ["`teacher_sequence_length`", "32", "40"],
+        ),
+        (
+            "token ids without a mask",
+            lambda m: m.write_ids(_ids(teacher_token_ids=np.ones((2, 9), int))),
+            ValueError,
+            ["'teacher_padding_mask'", "'teacher_token_ids'"],
+        ),
+        (
+            "another number of rows",
+            lambda m: m.write_ids(_teacher_ids(np.ones((3, 9), int))),
+            ValueError,
+            ['"teacher_token_ids"', "(3, 9)", "(2, 9)"],
+        ),
+        (
+            "padding on the left",
+            lambda m: m.write_ids(
+                _teacher_ids(
+                    np.ones((2, 16), int), np.arange(16) >= np.array([[9], [0]])
+                )
+            ),
+            ValueError,
+            [
+                '"teacher_padding_mask"',
+                "right",
+                "row 0",
+                "[0 0 0 0 0 0 0 0 0 1",
+            ],
+        ),
+        (
+            "token ids beyond the vocabulary",
+            lambda m: m.write_ids(
+                _teacher_ids(
+                    np.full((2, 16), 32), np.arange(16) < np.array([[4], [5]])
+                )
+            ),
+            ValueError,
+            ['"teacher_token_ids"', "32 tokens", "row 0"],
+        ),
+    ],
+)
+def test_prompts_of_the_teacher(m, call, error, words):
+    _check(m, call, error, words)
+
+
+@_cases(
+    [
+        (
             "single strings",
             lambda m: m.fit(_dataset(PLAIN)),
             ValueError,
@@ -764,10 +870,10 @@ def test_columns_of_data(m, call, error, words):
             ["`y`"],
         ),
         (
-            "lists from a PyDataset",
-            lambda m: m.fit(Batches(PROMPTS)),
+            "arrays from a PyDataset",
+            lambda m: m.fit(Batches(np.array(PROMPTS))),
             TypeError,
-            ["dict", '"prompts"', "list"],
+            ["dict", '"prompts"', "ndarray"],
         ),
         (
             "no batch",

@@ -1,5 +1,6 @@
 from keras_skd.decoding import lockstep
 from keras_skd.decoding import ragged
+from keras_skd.decoding import segments
 from keras_skd.decoding.cached_causal_lm import CachedCausalLM
 from keras_skd.decoding.num_drafts import NumDrafts
 from keras_skd.decoding.sampling import get_sampler

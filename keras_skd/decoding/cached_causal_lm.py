@@ -103,6 +103,25 @@ class CachedCausalLM:
         inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
         return self.model.backbone(inputs, training=training)
 
+    def layer_reader(self, outputs):
+        """`hidden_states` and those of other layers, in one forward pass.
+
+        Args:
+            outputs: list of symbolic outputs of layers of the backbone.
+
+        Returns:
+            Callable like `hidden_states` that returns a list: the final hidden
+            states, then those of the layers.
+        """
+        backbone = self.model.backbone
+        reader = keras.Model(backbone.input, [backbone.output, *outputs])
+
+        def read(token_ids, padding_mask, training=False):
+            inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+            return reader(inputs, training=training)
+
+        return read
+
     def logits(self, hidden_states):
         """Projects hidden states to the vocabulary.
 

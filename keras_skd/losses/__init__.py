@@ -7,6 +7,7 @@ from keras_skd.losses.distillm2 import distillm2_alpha
 from keras_skd.losses.distillm2 import distillm2_beta
 from keras_skd.losses.forward_kl import ForwardKL
 from keras_skd.losses.generalized_jsd import GeneralizedJSD
+from keras_skd.losses.hidden_state_l1 import HiddenStateL1
 from keras_skd.losses.reverse_kl import ReverseKL
 from keras_skd.losses.serialization import deserialize
 from keras_skd.losses.serialization import get

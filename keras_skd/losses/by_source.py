@@ -38,7 +38,10 @@ class BySource(DistillationLoss):
             loss where the student wrote the token. Defaults to `None`, no
             loss there.
         teacher: likewise, where the teacher wrote it. Defaults to `None`.
-        data: likewise, where it comes from a data set. Defaults to `None`.
+        data: likewise, where it comes from a data set. Defaults to `None`,
+            the teacher's loss, or else the student's: a validation set, whose
+            responses are all from the data, is never scored 0 for the want of
+            a loss.
         source_weights: dict. A factor for the loss at each position, by who
             wrote the token there, as in
             `keras_skd.losses.DistillationLoss`. Defaults to `None`.
@@ -101,6 +104,9 @@ class BySource(DistillationLoss):
             for source, loss in given.items()
             if loss is not None
         }
+        if self.losses and data is None:
+            default = "student" if teacher is None else "teacher"
+            self.losses["data"] = self.losses[default]
         if not self.losses:
             raise ValueError(
                 "`BySource` needs a loss for at least one of `student`, "

@@ -1,6 +1,7 @@
 from keras_skd.rollouts.mixture import Mixture
 from keras_skd.rollouts.on_policy import OnPolicy
 from keras_skd.rollouts.rollout import Rollout
+from keras_skd.rollouts.segments import Segments
 from keras_skd.rollouts.speculative import Speculative
 from keras_skd.rollouts.supervised import Supervised
 from keras_skd.rollouts.switch import Switch
@@ -10,6 +11,7 @@ from keras_skd.serialization import resolve
 ALL_CLASSES = {
     "mixture": Mixture,
     "on_policy": OnPolicy,
+    "segments": Segments,
     "speculative": Speculative,
     "supervised": Supervised,
     "switch": Switch,
