@@ -1,13 +1,16 @@
 # make demo    distil a real model (KERAS_BACKEND=jax, tensorflow or torch)
 # make test    the test suite, once per backend
+# make bench   benchmarks, beside TRL and Transformers: takes hours
 # make lint    ruff, as CI runs it
 # make clean   remove what the above made, the environment included
 
 KERAS_BACKEND ?= jax
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
 BACKENDS := jax tensorflow torch
 BIN := $(VENV)/bin
@@ -22,7 +25,7 @@ PINS := keras==3.15.1 keras-hub==0.32.0 transformers==5.23.* gguf==0.19.* \
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test $(BACKENDS:%=test-%) lint format clean
+.PHONY: demo test $(BACKENDS:%=test-%) bench lint format clean
 
 demo: $(VENV)/demo-$(KERAS_BACKEND).stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/distill_smollm2.py $(DEMO_ARGS)
@@ -34,6 +37,9 @@ test: $(VENV)/test.stamp
 $(BACKENDS:%=test-%): test-%: $(VENV)/test.stamp
 	KERAS_BACKEND=$* $(BIN)/python -m pytest $(PYTEST_ARGS)
 
+bench: $(VENV)/test.stamp $(PEERS)/bench.stamp
+	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(BENCH_ARGS)
+
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,7 +49,7 @@ format: $(VENV)/test.stamp
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: pip runs again only when what it should install has changed.
@@ -60,4 +66,11 @@ $(VENV)/demo-%.stamp: pyproject.toml Makefile | $(VENV)/bin/python
 	@echo "Installing into $(VENV), which takes minutes the first time."
 	$(BIN)/python -m pip install --quiet -e ".[examples]" \
 		$(PINS) $(PIN_$*)
+	touch $@
+
+# What the benchmarks compare with, at its current release.
+$(PEERS)/bench.stamp: Makefile
+	@echo "Installing into $(PEERS), which takes minutes the first time."
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet $(PIN_torch) transformers trl
 	touch $@

@@ -24,7 +24,7 @@ def top_k(k, counts):
 
     def choose(candidate_input_ids, _, num_drafts, logits, **kwargs):
         drafts = candidate_input_ids[:, -num_drafts:]
-        logits, rest = logits[:, :num_drafts], logits[:, num_drafts:]
+        logits = logits[:, :num_drafts]  # Without the place after them.
         at_draft = torch.gather(logits, -1, drafts[..., None])
         accepted = (logits > at_draft).sum(-1) < k
         num_accepted = int(accepted.long().cumprod(-1).sum())
@@ -81,13 +81,12 @@ def main():
     emit_versions("torch", "transformers", backend="peers")
     torch.manual_seed(0)
     shape = SHAPES[args.shape]
-    one_by_one = f"assisted generation, {shape.batch_size} x batch 1"
     interleave(
         {
-            f"{one_by_one}, every draft accepted": rollouts(
+            "assisted generation, every draft accepted": rollouts(
                 shape, shape.vocabulary_size
             ),
-            f"{one_by_one}, K = 25": rollouts(shape, 25),
+            "assisted generation, K = 25": rollouts(shape, 25),
         },
         args.repeats,
         shape=args.shape,

@@ -7,7 +7,9 @@ before a stop is not lost. Nothing here depends on a framework.
 import importlib.metadata
 import json
 import platform
+import sys
 import time
+import traceback
 
 
 def emit(**record):
@@ -33,9 +35,17 @@ def interleave(measurements, repeats, **labels):
         repeats: int.
         **labels: put into every record.
     """
+    measurements = dict(measurements)
     for phase in ["first", "warm-up", *["counted"] * repeats]:
-        for name, measure in measurements.items():
-            emit(measurement=name, phase=phase, **labels, **measure())
+        for name, measure in list(measurements.items()):
+            try:
+                record = measure()
+            except Exception:  # The others go on.
+                print(name, traceback.format_exc(), sep="\n", file=sys.stderr)
+                emit(measurement=name, phase="failed", **labels)
+                del measurements[name]
+            else:
+                emit(measurement=name, phase=phase, **labels, **record)
 
 
 def timed(function):

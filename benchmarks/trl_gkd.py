@@ -14,8 +14,10 @@ import tokenizers
 import transformers
 from datasets import Dataset
 from peers import make_model
+from shapes import PADDING_ID
 from shapes import SEED
 from shapes import SHAPES
+from shapes import STOP_ID
 from timing import emit
 from timing import emit_versions
 from trl.experimental.gkd import GKDConfig
@@ -23,15 +25,21 @@ from trl.experimental.gkd import GKDTrainer
 
 
 class TimedTrainer(GKDTrainer):
-    """Notes how long the last rollout took."""
+    """Notes how long the last rollout took, and checks its shape."""
 
+    shape = None
     rollout_seconds = None
 
     @staticmethod
-    def generate_on_policy_outputs(*args, **kwargs):
+    def generate_on_policy_outputs(model, inputs, generation_config):
         start = time.perf_counter()
-        outputs = GKDTrainer.generate_on_policy_outputs(*args, **kwargs)
+        outputs = GKDTrainer.generate_on_policy_outputs(
+            model, inputs, generation_config
+        )
         TimedTrainer.rollout_seconds = time.perf_counter() - start
+        # No row was shorter, or stopped.
+        assert outputs[0].shape == TimedTrainer.shape
+        assert outputs[1].all()
         return outputs
 
 
@@ -53,7 +61,9 @@ class Emit(transformers.TrainerCallback):
             "shape": self.shape,
             "backend": "peers",
         }
-        emit(measurement=f"TRL GKD step, {self.name}", seconds=seconds, **labels)
+        emit(
+            measurement=f"TRL GKD step, {self.name}", seconds=seconds, **labels
+        )
         emit(
             measurement=f"TRL GKD rollout, {self.name}",
             seconds=TimedTrainer.rollout_seconds,
@@ -62,15 +72,16 @@ class Emit(transformers.TrainerCallback):
 
 
 def make_tokenizer(vocabulary_size):
-    """One word for each token; the data comes as token ids, the trainer asks."""
-    words = {f"w{i}": i for i in range(vocabulary_size)}
-    model = tokenizers.models.WordLevel(words, unk_token="w0")
+    """One word for each token: the trainer has to have one."""
+    words = {f"w{i}": i for i in range(2, vocabulary_size)}
+    words.update({"<pad>": PADDING_ID, "<stop>": STOP_ID})
+    model = tokenizers.models.WordLevel(words, unk_token="<pad>")
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="w0",
-        eos_token="w1",
+        pad_token="<pad>",
+        eos_token="<stop>",
         padding_side="left",
         chat_template="{% for m in messages %}{{ m.content }} {% endfor %}",
     )
@@ -79,6 +90,7 @@ def make_tokenizer(vocabulary_size):
 def train(name, shape_name, repeats, directory, **arguments):
     """Trains on one batch again and again."""
     shape = SHAPES[shape_name]
+    TimedTrainer.shape = shape.batch_size, shape.sequence_length
     tokenizer = make_tokenizer(shape.vocabulary_size)
     prompts = shape.prompts().tolist()
     steps = repeats + 2

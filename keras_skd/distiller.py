@@ -203,6 +203,14 @@ class Distiller(RolloutTrainer, keras.Model):
             self._student_lm,
             loss_chunk_size,
         )
+        if hidden_state_loss is not None and not isinstance(
+            hidden_state_loss, losses.HiddenStateL1
+        ):
+            raise TypeError(
+                "`hidden_state_loss` must be a "
+                "`keras_skd.losses.HiddenStateL1` or `None`. Received: "
+                f"{hidden_state_loss!r}"
+            )
         self.hidden_state_loss = hidden_state_loss
         self._read_layers = None
         if hidden_state_loss is not None:
@@ -453,9 +461,15 @@ class Distiller(RolloutTrainer, keras.Model):
         if self.preprocessor is not None:
             inputs = {"prompts": [inputs] if is_one else inputs}
         pack = self._pack
-        if max_length is not None and self.preprocessor is not None:
+        if max_length is not None:
+            if self.preprocessor is None:
+                raise ValueError(
+                    "`max_length` needs a `preprocessor`: token ids say "
+                    "themselves how long they may get, by the shape of their "
+                    f"arrays. Received: max_length={max_length}"
+                )
             models = {"teacher": self.teacher, "student": self.student}
-            validation.check_sequence_length(max_length, models)
+            validation.check_sequence_length(max_length, models, "max_length")
             pack = Packer(self.preprocessor, max_length)
         x = {k: ops.convert_to_tensor(v) for k, v in pack(inputs).items()}
         rollout = self._generation_function(sampler)(x)

@@ -2,6 +2,7 @@ import keras_hub
 
 from keras_skd import sources
 from keras_skd.acceptance import Lossless
+from keras_skd.decoding import get_sampler
 from keras_skd.rollouts import Speculative
 
 
@@ -15,8 +16,10 @@ class Generation(Speculative):
     _bonus = True
 
     def __init__(self, sampler: str | keras_hub.samplers.Sampler, seed=None):
+        sampler = get_sampler(sampler, "sampler")
         super().__init__(
-            acceptance=Lossless(seed),
+            # Seeded below: never as one of the samplers.
+            acceptance=Lossless(),
             student_sampler=sampler,
             teacher_sampler=sampler,
         )

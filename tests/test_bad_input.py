@@ -391,8 +391,8 @@ def test_arguments(m, call, error, words):
         (
             "student_sampler of an unknown name",
             lambda m: m.speculative(student_sampler="gredy"),
-            TypeError,
-            ["`student_sampler`", "'gredy'", "name"],
+            ValueError,
+            ["`student_sampler`", "'gredy'", "'greedy'"],
         ),
         (
             "teacher_sampler of a number",

@@ -170,15 +170,20 @@ def test_history_counts_what_was_written(trained):
 
 def test_every_token_is_the_one_of_algorithm_1(trained):
     for epoch in trained.epochs:
-        for row, column in zip(*np.nonzero(epoch.sources >= STUDENT)):
-            token = epoch.rollout["token_ids"][row, column]
-            student = epoch.student[row, column - 1]
-            teacher = epoch.teacher[row, column - 1]
-            draft = np.argmax(student)
-            accepted = (teacher > teacher[draft]).sum() < K
-            source = STUDENT if accepted else TEACHER
-            assert epoch.sources[row, column] == source
-            assert token == (draft if accepted else np.argmax(teacher))
+        _assert_algorithm_1(epoch.rollout, epoch.teacher, epoch.student)
+
+
+def _assert_algorithm_1(rollout, teacher_logits, student_logits):
+    written = np.argwhere(rollout["response_mask"])
+    assert len(written) > 0
+    for row, column in written:
+        teacher = teacher_logits[row, column - 1]
+        draft = np.argmax(student_logits[row, column - 1])
+        accepted = (teacher > teacher[draft]).sum() < K
+        token = draft if accepted else np.argmax(teacher)
+        source = STUDENT if accepted else TEACHER
+        assert rollout["token_ids"][row, column] == token
+        assert rollout["sources"][row, column] == source
 
 
 def test_loss_is_eq_1_on_what_was_written(trained):
@@ -277,6 +282,51 @@ def test_evaluate_on_prompts_writes_the_responses(trained):
         "response_length": mask.sum() / 3,
     }
     assert logs == pytest.approx(expected, rel=1e-4)
+
+
+def test_teacher_sees_a_prompt_of_its_own(trained):
+    distiller = trained.distiller
+    hints = ["said the Cat. Alice was tired", "", "go on till you come to"]
+    data = {**TRAINING, "teacher_prompts": hints}
+    rollout = distiller.generate_rollout(data)
+    teacher = _own_view(trained.teacher, distiller._pack(data), rollout)
+    student = _logits(trained.student, rollout)
+    _assert_algorithm_1(rollout, teacher, student)
+    plain = distiller.generate_rollout(TRAINING)
+    assert (plain["token_ids"] != rollout["token_ids"]).any()
+
+    data = {k: v[:3] for k, v in VALIDATION.items()}
+    data["teacher_prompts"] = hints
+    packed = distiller._pack(data)
+    logs = distiller.evaluate(data, batch_size=3, return_dict=True, verbose=0)
+    expected = _forward_kl(
+        _own_view(trained.teacher, packed, packed),
+        _logits(trained.student, packed),
+        packed["response_mask"],
+    )
+    assert logs == {"loss": pytest.approx(expected, rel=1e-4)}
+
+
+def _own_view(teacher, packed, rollout):
+    """The teacher's logits after prompts of its own, where the student's are.
+
+    Position for position, they predict the same token of the response.
+    """
+    ids = packed["teacher_token_ids"].copy()
+    lengths = packed["teacher_padding_mask"].sum(axis=1)
+    for row, mask in enumerate(rollout["response_mask"]):
+        response = rollout["token_ids"][row][mask]
+        ids[row, lengths[row] : lengths[row] + len(response)] = response
+    logits = _logits(
+        teacher, {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+    )
+    view = np.zeros((*rollout["token_ids"].shape, logits.shape[-1]))
+    for row, mask in enumerate(rollout["response_mask"]):
+        theirs, ours = lengths[row] - 1, np.argmax(mask) - 1
+        view[row, ours : ours + mask.sum()] = logits[
+            row, theirs : theirs + mask.sum()
+        ]
+    return view
 
 
 def test_student_is_saved_alone(trained, tmp_path):
@@ -626,13 +676,15 @@ def test_dropout_is_on_in_the_students_step_alone(on_policy):
     )
     loss = _forward_kl(_logits(distiller.teacher, rollout), student, written)
     # The steps write the same, but see a student with dropout.
-    history = distiller.fit(data, batch_size=3, epochs=2, verbose=0).history
+    history = distiller.fit(
+        data, batch_size=3, epochs=2, validation_data=data, verbose=0
+    ).history
     seen = history["loss"]
-    assert history["response_length"] == pytest.approx([written.sum() / 3] * 2)
     assert seen[0] != pytest.approx(loss, rel=1e-3)
     assert seen[0] != seen[1]
-    logs = distiller.evaluate(data, batch_size=3, return_dict=True, verbose=0)
-    assert logs["loss"] == pytest.approx(loss, rel=1e-4)
+    assert history["val_loss"] == pytest.approx([loss] * 2, rel=1e-4)
+    for key in ("response_length", "val_response_length"):
+        assert history[key] == pytest.approx([written.sum() / 3] * 2)
 
 
 # Keras' ways of training.

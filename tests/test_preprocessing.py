@@ -62,7 +62,7 @@ def _assert_same(packed, expected):
     for key, value in expected.items():
         value = np.asarray(value)
         np.testing.assert_array_equal(packed[key], value, err_msg=key)
-        dtype = "int32" if key == "token_ids" else "bool"
+        dtype = "int32" if key.endswith("token_ids") else "bool"
         assert packed[key].dtype == dtype, key
 
 
@@ -132,6 +132,23 @@ def test_start_and_end_tokens_follow_the_preprocessor(start, end):
     starts = [tokenizer.start_token_id] * start
     ends = [tokenizer.end_token_id] * end
     assert ids == starts + said + cat + ends
+
+
+@pytest.mark.parametrize("room", [None, LENGTH + 3])
+def test_prompts_of_the_teacher_have_rows_of_their_own(preprocessor, room):
+    # Far longer than the student's, or shorter.
+    theirs = ["said the Cat. " + PROMPTS[0], "", "that", PROMPTS[3], "A"]
+    if room is not None:
+        theirs[0] = PROMPTS[0]
+    data = {"prompts": PROMPTS, "responses": RESPONSES}
+    packed = Packer(preprocessor, LENGTH, room)(
+        {**data, "teacher_prompts": theirs}
+    )
+    expected = _expected(preprocessor, PROMPTS, RESPONSES)
+    rows = _expected(preprocessor, theirs, None, room or 2 * LENGTH)
+    for key, value in rows.items():
+        expected[f"teacher_{key}"] = value
+    _assert_same(packed, expected)
 
 
 def _as_dataset(columns, batch_size):

@@ -3,13 +3,14 @@
 import keras
 import numpy as np
 from keras import ops
+from keras import tree
 
 import keras_skd
 from tests.causal_lms import VOCABULARY_SIZE
 from tests.causal_lms import causal_lm
 
 
-def random_causal_lm(architecture="llama", seed=0, embedding=0.2, **overrides):
+def random_causal_lm(architecture="llama", seed=0, embedding=0.15, **overrides):
     """A tiny model with weights that are the same on every backend.
 
     KerasHub initialises with a small spread: attention is then nearly uniform
@@ -42,48 +43,62 @@ def prompts(lengths, sequence_length, vocabulary_size=VOCABULARY_SIZE, seed=0):
 
 
 def compiled(function):
-    """XLA where the library runs with XLA, so that tests take its time."""
+    """A function from NumPy to NumPy, by XLA where the library uses XLA."""
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(function)
-    if keras.backend.backend() == "tensorflow":
+        run = jax.jit(function)
+    elif keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=True, autograph=False)
-    import torch
+        run = tf.function(function, jit_compile=True, autograph=False)
+    else:
+        import torch
 
-    return torch.no_grad()(function)
+        run = torch.no_grad()(function)
+
+    def call(*arguments):
+        arguments = tree.map_structure(ops.convert_to_tensor, arguments)
+        return tree.map_structure(ops.convert_to_numpy, run(*arguments))
+
+    return call
 
 
 def forward(model):
-    """A function from token ids to logits, whole sequences, no cache."""
-    compiled_model = compiled(
-        lambda token_ids: model(
-            {
-                "token_ids": token_ids,
-                "padding_mask": ops.ones_like(token_ids),
-            }
-        )
-    )
+    """A function from token ids to logits: whole sequences, no cache."""
 
     def logits(token_ids):
-        token_ids = ops.convert_to_tensor(token_ids, "int32")
-        return ops.convert_to_numpy(compiled_model(token_ids))
+        padding_mask = ops.ones_like(token_ids)
+        return model({"token_ids": token_ids, "padding_mask": padding_mask})
 
-    return logits
+    return compiled(logits)
 
 
 def write(
     rollout, teacher, student, batch, stop_token_ids=(), seed=None, xla=True
 ):
-    """What a rollout writes, as NumPy arrays."""
+    """What a rollout writes and knows, as NumPy arrays."""
     distiller = keras_skd.Distiller(
         teacher, student, rollout, stop_token_ids=stop_token_ids, seed=seed
     )
-    if xla:
-        return distiller.generate_rollout(batch)
-    written = distiller.write(
-        {key: ops.convert_to_tensor(value) for key, value in batch.items()}
-    )
-    return {key: ops.convert_to_numpy(x) for key, x in written.items()}
+    return writer(distiller, xla)(batch)
+
+
+def writer(distiller, xla=True):
+    """A function from batches to what the distiller's rollout writes.
+
+    Args:
+        distiller: a `keras_skd.Distiller` of token ids.
+        xla: bool. False goes without XLA where it can: a loop of a few steps
+            takes TensorFlow less time than its compilation.
+    """
+
+    def run(batch):
+        batch = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
+        if xla or keras.backend.backend() != "tensorflow":
+            written = distiller.rollout_function(batch)
+        else:
+            written = distiller.write(batch, distiller.rollout)
+        return {k: ops.convert_to_numpy(v) for k, v in written.items()}
+
+    return run

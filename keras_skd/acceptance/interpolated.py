@@ -42,7 +42,7 @@ class Interpolated(AcceptanceRule):
             "gamma", gamma, lambda gamma: 0 <= gamma <= 1, "in [0, 1]"
         )
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = _seed_generator(seed)
 
     @property
     def variables(self):
@@ -50,7 +50,7 @@ class Interpolated(AcceptanceRule):
 
     def set_seed(self, seed):
         if self.seed is None:
-            self.seed_generator = keras.random.SeedGenerator(seed)
+            self.seed_generator = _seed_generator(seed)
 
     def accept(
         self, token_ids, teacher_logits, student_logits=None, training_step=0
@@ -84,3 +84,9 @@ class Interpolated(AcceptanceRule):
 
     def get_config(self):
         return {"gamma": schedules.serialize(self.gamma), "seed": self.seed}
+
+
+def _seed_generator(seed):
+    # A sampler with the same seed must not draw with the same numbers: what
+    # was drafted would say something about what is drawn here.
+    return keras.random.SeedGenerator(seed if seed is None else seed ^ 0x51CDE)

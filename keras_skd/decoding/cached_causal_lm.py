@@ -37,7 +37,7 @@ class CachedCausalLM:
         self._has_head = isinstance(
             model.backbone.token_embedding, keras.layers.ReversibleEmbedding
         )
-        short, long = self._cache_spec(16), self._cache_spec(32)
+        short, long = self._cache_spec(2), self._cache_spec(3)
         self._cache_template = short
         self._position_axes = [
             [i for i, (m, n) in enumerate(zip(a.shape, b.shape)) if m != n]
@@ -62,8 +62,12 @@ class CachedCausalLM:
         # symbolically, it costs nothing and gives every family's shapes.
         build = self.model._build_cache
         rest = [None] * (len(inspect.signature(build).parameters) - 1)
-        layer = keras.layers.Lambda(lambda x: build(x, *rest)[1])
-        return layer.compute_output_spec(
+
+        class BuildCache(keras.Operation):
+            def call(self, token_ids):
+                return build(token_ids, *rest)[1]
+
+        return BuildCache().compute_output_spec(
             keras.KerasTensor((1, length), "int32")
         )
 

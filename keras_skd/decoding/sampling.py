@@ -18,16 +18,18 @@ def get_sampler(identifier, name):
         ValueError: if there is no such sampler, or it plans whole sequences
             (beam, contrastive, speculative) and has no next token to give.
     """
+    sampler = identifier
     if isinstance(identifier, (str, dict)):
         try:
             sampler = keras_hub.samplers.get(identifier)
-        except Exception as error:
+        except (KeyError, TypeError, ValueError):
+            pass
+        # KerasHub gives back a name that it does not know.
+        if isinstance(sampler, (str, dict)):
             raise ValueError(
-                f"`{name}` must name a KerasHub sampler, such as 'random', "
-                f"'greedy', 'top_k' or 'top_p'. Received: {identifier!r}"
-            ) from error
-    else:
-        sampler = identifier
+                f"`{name}` must name a KerasHub sampler: 'random', 'greedy', "
+                f"'top_k' or 'top_p'. Received: {identifier!r}"
+            )
     if not isinstance(sampler, keras_hub.samplers.Sampler):
         raise TypeError(
             f"`{name}` must be a `keras_hub.samplers.Sampler`, its name or its "
@@ -48,7 +50,10 @@ def with_seed(sampler, seed):
     takes_seed = "seed" in inspect.signature(type(sampler)).parameters
     if not takes_seed or sampler.seed is not None:
         return sampler
-    return type(sampler).from_config({**sampler.get_config(), "seed": seed})
+    sampler = type(sampler).from_config({**sampler.get_config(), "seed": seed})
+    # It has no seed of its own still: another Distiller may give it another.
+    sampler.seed = None
+    return sampler
 
 
 def sample(sampler, logits):

@@ -132,11 +132,38 @@ def test_by_source_without_a_loss_for_some():
 
     reverse = _numpy(losses.ReverseKL().call(teacher, student))
     # The other positions of the response still count in its mean.
-    expected = 0.5 * (reverse[0, 0] / 3 + reverse[1, 1] / 2) / 2
-    np.testing.assert_allclose(_numpy(reduced(student)), expected, rtol=1e-5)
+    rows = (0.5 * reverse[0, 0] + reverse[0, 2]) / 3, 0.5 * reverse[1, 1] / 2
+    np.testing.assert_allclose(
+        _numpy(reduced(student)), np.mean(rows), rtol=1e-5
+    )
     gradient = numerics.gradient(reduced, student)
-    np.testing.assert_array_equal(gradient[SOURCES != 2], 0)
-    assert (np.abs(gradient[SOURCES == 2]).max(-1) > 1e-3).all()
+    has_loss = (SOURCES == 2) | (SOURCES == 4)
+    np.testing.assert_array_equal(gradient[~has_loss], 0)
+    assert (np.abs(gradient[has_loss]).max(-1) > 1e-3).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "default"),
+    [
+        ({"student": "reverse_kl", "teacher": "forward_kl"}, "forward_kl"),
+        ({"student": "reverse_kl"}, "reverse_kl"),
+        ({"teacher": "forward_kl"}, "forward_kl"),
+        ({"student": "reverse_kl", "data": "skew_kl"}, "skew_kl"),
+    ],
+)
+def test_by_source_always_has_a_loss_for_data(given, default):
+    """Or a validation set would be scored 0."""
+    teacher, student = numerics.logits()
+    loss = losses.BySource(**given)
+    for restored in (loss, losses.deserialize(losses.serialize(loss))):
+        values = _numpy(
+            restored.position_values(teacher, student, TOKEN_IDS, SOURCES)
+        )
+        expected = _numpy(losses.get(default).call(teacher, student))
+        assert values[0, 2] == pytest.approx(expected[0, 2], rel=1e-6)
+        # The others are as before.
+        assert (values[0, 0] == 0) == ("student" not in given)
+        assert (values[0, 1] == 0) == ("teacher" not in given)
 
 
 def test_by_source_refuses():

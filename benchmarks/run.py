@@ -1,0 +1,198 @@
+"""Measures everything, one process after another, and prints one table.
+
+    python benchmarks/run.py
+    python benchmarks/run.py --shapes small --backends jax --only skd
+
+What is measured is written to `benchmarks/raw/` at once. With the `--name` of
+an earlier run, it goes on where that one was stopped.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import table
+from shapes import SHAPES
+
+HERE = pathlib.Path(__file__).parent
+BACKENDS = ["jax", "tensorflow", "torch"]
+OURS = [
+    "skd",
+    "on_policy",
+    "generate",
+    "floor",
+    "acceptance",
+    "passes",
+    "length",
+]
+PEERS = {"trl": "trl_gkd.py", "assisted": "assisted_generation.py"}
+NUM_THREADS = 2
+
+
+def environment(backend="torch"):
+    """The same number of threads, and the CPU, for everybody."""
+    threads = [
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+    ]
+    return {
+        **os.environ,
+        **{name: str(NUM_THREADS) for name in threads},
+        "KERAS_BACKEND": backend,
+        "JAX_PLATFORMS": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    }
+
+
+def make_jobs(args):
+    """Pairs of a name and the arguments of a process, in their order."""
+    repeats = ["--repeats", str(args.repeats)]
+    if "memory" in args.only:
+        for backend in args.backends:
+            command = [sys.executable, HERE / "memory.py", *repeats]
+            if args.quick:
+                command += ["--vocabulary-size", "8192", "--hidden-dim", "32"]
+            yield f"memory-{backend}", backend, command
+    for shape in args.shapes:
+        common = ["--shape", shape, *repeats]
+        for backend in args.backends:
+            parts = [part for part in OURS if part in args.only]
+            if "floor" in parts and backend != "jax":
+                parts.remove("floor")
+            # A count, the same on all backends.
+            if "passes" in parts and (
+                shape == "smollm2" or backend != args.backends[0]
+            ):
+                parts.remove("passes")
+            if parts:
+                command = [sys.executable, HERE / "ours.py", *common]
+                command += ["--only", *parts]
+                yield f"{shape}-{backend}", backend, command
+        for part, script in PEERS.items():
+            if part in args.only:
+                command = [args.peers, HERE / script, *common]
+                yield f"{shape}-{part}", "torch", command
+
+
+def run(name, backend, command, directory):
+    """Runs a process, and keeps its records as they come."""
+    path = directory / f"{name}.jsonl"
+    if path.exists() and '"finished"' in path.read_text():
+        print(f"{name}: measured already", file=sys.stderr)
+        return
+    print(f"{name} ...", file=sys.stderr)
+    with (
+        path.open("w") as records,
+        path.with_suffix(".log").open("w") as log,
+        subprocess.Popen(
+            [str(argument) for argument in command],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment(backend),
+        ) as process,
+    ):
+        for line in process.stdout:
+            is_record = line.startswith('{"')
+            print(line, end="", file=records if is_record else log, flush=True)
+        if process.wait() == 0:
+            print(json.dumps({"finished": True}), file=records)
+        else:
+            print(f"{name} failed: see {log.name}", file=sys.stderr)
+
+
+def describe(args):
+    """The machine and the state of the code, for the table."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit or "unknown",
+        "processor": _processor(),
+        "threads": NUM_THREADS,
+        "repeats": args.repeats,
+        "shapes": args.shapes,
+    }
+
+
+def _processor():
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES)
+    parser.add_argument(
+        "--backends", nargs="+", choices=BACKENDS, default=BACKENDS
+    )
+    everything = [*OURS, *PEERS, "memory"]
+    parser.add_argument(
+        "--only", nargs="+", choices=everything, default=everything
+    )
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="toy sizes, once: tries the scripts, measures nothing",
+    )
+    parser.add_argument(
+        "--peers",
+        default=HERE.parent / ".venv-peers" / "bin" / "python",
+        type=pathlib.Path,
+        help="a Python with torch, transformers and trl",
+    )
+    parser.add_argument(
+        "--name",
+        default=f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}",
+        help="folder in benchmarks/raw; an existing one is gone on with",
+    )
+    args = parser.parse_args()
+    args.shapes = args.shapes or (
+        ["toy"] if args.quick else ["small", "smollm2"]
+    )
+    args.repeats = args.repeats or (1 if args.quick else 5)
+    if set(args.only) & set(PEERS) and not args.peers.exists():
+        parser.error(
+            f"`--peers` must be a Python with torch, transformers and trl, and "
+            f"{args.peers} does not exist. `make bench` makes it; or leave "
+            f"{list(PEERS)} out of `--only`."
+        )
+    return args
+
+
+def main():
+    args = parse_args()
+    directory = HERE / "raw" / args.name
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "run.json").write_text(json.dumps(describe(args)))
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))[:NUM_THREADS]
+        os.sched_setaffinity(0, cores)
+    try:
+        for job in make_jobs(args):
+            run(*job, directory)
+    finally:
+        print(table.render(directory))
+
+
+if __name__ == "__main__":
+    main()

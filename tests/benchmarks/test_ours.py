@@ -1,0 +1,118 @@
+"""The benchmarks' machinery at the toy shape. No time is looked at."""
+
+import importlib
+import json
+import pathlib
+
+import keras
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a script as it is imported when run: beside its siblings."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def test_a_rollout_of_given_acceptance_and_length(benchmark):
+    ours, shapes = benchmark("ours"), benchmark("shapes")
+    shape = shapes.SHAPES["toy"]
+    sampler = ours.StopsAfter(6)
+    rollout = ours.Speculative(
+        acceptance=ours.Controlled(),
+        num_speculative_tokens=3,
+        student_sampler=sampler,
+    )
+    distiller = ours.Bench(shape).distiller(rollout, (shapes.STOP_ID,))
+    measure = ours.from_zero(
+        sampler,
+        ours.write(
+            distiller,
+            ours.make_batch(shape),
+            also=["acceptance_rate", "tokens_per_pass"],
+        ),
+    )
+    rollout.acceptance.probability.assign(1.0)
+    record = measure()
+    assert record["acceptance_rate"] == 1.0
+    assert record["new_tokens"] == 6.0
+    assert record["tokens_per_pass"] == 3.0
+
+    rollout.acceptance.probability.assign(0.0)
+    record = measure()
+    assert record["acceptance_rate"] == 0.0
+    assert record["tokens_per_pass"] == 1.0
+
+
+def test_a_part_writes_records_that_make_a_table(benchmark, tmp_path, capsys):
+    ours, table = benchmark("ours"), benchmark("table")
+    ours.run("toy", only=["generate"], repeats=3)
+    lines = capsys.readouterr().out
+    records = [json.loads(line) for line in lines.splitlines()]
+    phases = ["first", "warm-up", "counted", "counted", "counted"]
+    assert [record["phase"] for record in records] == phases
+
+    backend = keras.config.backend()
+    (tmp_path / f"toy-{backend}.jsonl").write_text(lines)
+    run = dict(date="", commit="", processor="", threads=2, repeats=3)
+    (tmp_path / "run.json").write_text(json.dumps({**run, "shapes": ["toy"]}))
+    rendered = table.render(tmp_path)
+    assert "| KerasHub generate: s |" in rendered
+    assert "Failed" not in rendered
+
+
+def test_a_measurement_that_fails_leaves_the_others(benchmark, capsys):
+    timing = benchmark("timing")
+
+    def fail():
+        raise ValueError("out of luck")
+
+    measurements = {"bad": fail, "good": lambda: {"seconds": 1.0}}
+    timing.interleave(measurements, repeats=1)
+    lines = capsys.readouterr().out.splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [(r["measurement"], r["phase"]) for r in records] == [
+        ("bad", "failed"),
+        ("good", "first"),
+        ("good", "warm-up"),
+        ("good", "counted"),
+    ]
+
+
+def test_the_table_computes_what_is_divided_by_what(benchmark, tmp_path):
+    table = benchmark("table")
+
+    def record(backend, measurement, seconds, phase="counted"):
+        return json.dumps(
+            dict(
+                shape="small",
+                backend=backend,
+                measurement=measurement,
+                phase=phase,
+                seconds=seconds,
+            )
+        )
+
+    ours = [record("jax", "on-policy step", s) for s in (2.0, 1.0, 4.0)]
+    ours.append(record("jax", "on-policy step", 50.0, phase="first"))
+    ours += [record("jax", part, 0.5) for part in table.FLOOR for _ in range(3)]
+    peers = [record("peers", table.TRL_STEP, s) for s in (6.0, 5.0, 7.0)]
+    (tmp_path / "small-jax.jsonl").write_text("\n".join(ours))
+    (tmp_path / "small-trl.jsonl").write_text("\n".join(peers))
+    run = dict(date="", commit="", processor="", threads=2, repeats=3)
+    (tmp_path / "run.json").write_text(json.dumps({**run, "shapes": ["small"]}))
+    rows = {}
+    for line in table.render(tmp_path).splitlines():
+        if line.startswith("| "):
+            name, *cells = line.strip("| ").split(" | ")
+            rows[name] = [cell.strip() for cell in cells]
+    assert rows["on-policy step: s"][0] == "2 (1 to 4)"
+    assert rows["on-policy step, the first: s"][0] == "50"
+    assert rows[f"{table.FLOOR_SUM}: s"][0] == "2"
+    ratio = f"ratio in s: {table.TRL_STEP} / on-policy step"
+    assert rows[ratio][0] == "3.00"
+    ratio = f"ratio in s: on-policy step / {table.FLOOR_SUM}"
+    assert rows[ratio][0] == "1.00"
