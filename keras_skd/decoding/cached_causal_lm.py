@@ -1,11 +1,13 @@
 """One face for every KerasHub causal LM: hidden states, logits, cache."""
 
+import functools
 import inspect
 
 import keras
 from keras import ops
 from keras import tree
 
+from keras_skd.backend import replayed
 from keras_skd.backend import row_map
 from keras_skd.decoding.while_loop import while_loop
 
@@ -184,6 +186,9 @@ class CachedCausalLM:
             As `extend`.
         """
 
+        return self._replayed_rows(token_ids, cache, indices)
+
+    def _map_rows(self, token_ids, cache, indices):
         def extend_row(row):
             tokens, cache, index = row
             cache = tree.map_structure(lambda x: x[None], cache)
@@ -191,6 +196,10 @@ class CachedCausalLM:
             return tree.map_structure(lambda x: x[0], outputs)
 
         return row_map(extend_row, (token_ids, cache, indices))
+
+    @functools.cached_property
+    def _replayed_rows(self):
+        return replayed(self._map_rows, lambda: self.model.variables)
 
     def prefill(self, token_ids, cache, start, stop, chunk=32):
         """Fills the columns from `start` to `stop`, `chunk` at a time.

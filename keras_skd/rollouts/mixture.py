@@ -35,20 +35,22 @@ class Mixture(Rollout):
         # A module of rollouts cannot import its own registry at its top.
         from keras_skd.rollouts.serialization import get
 
-        if isinstance(rollouts, (list, tuple)):
-            rollouts = dict(rollouts)
-        if not isinstance(rollouts, dict) or not rollouts:
+        # Pairs, too: a config of a rollout cannot be a key.
+        pairs = rollouts
+        if isinstance(rollouts, dict):
+            pairs = list(rollouts.items())
+        if not isinstance(pairs, (list, tuple)) or not pairs:
             raise TypeError(
                 "`rollouts` must be a dict from rollouts to weights, such as "
                 '{"supervised": 0.5, "on_policy": 0.5}. Received: '
                 f"{rollouts!r}"
             )
-        self.rollouts = [get(rollout) for rollout in rollouts]
+        self.rollouts = [get(rollout) for rollout, _ in pairs]
         self.weights = [
             schedules.check(
                 "rollouts", weight, lambda x: x >= 0, "weights of at least 0"
             )
-            for weight in rollouts.values()
+            for _, weight in pairs
         ]
         if not any(callable(w) or w > 0 for w in self.weights):
             raise ValueError(
@@ -74,8 +76,9 @@ class Mixture(Rollout):
     def set_seed(self, seed):
         if self.seed is None:
             self.seed_generator = keras.random.SeedGenerator(seed)
+        # Apart, however deep one mixture is in another.
         for i, rollout in enumerate(self.rollouts):
-            rollout.set_seed(seed + 10 * (i + 1))
+            rollout.set_seed((101 * seed + 10 * (i + 1)) % 2**31)
 
     def choose(self, batch_size, training_step):
         """The rollout of each row, an int32 tensor of shape `(batch,)`."""
@@ -134,11 +137,7 @@ class Mixture(Rollout):
 
     @classmethod
     def from_config(cls, config):
-        rollouts = {
-            keras.saving.deserialize_keras_object(rollout): weight
-            for rollout, weight in config["rollouts"]
-        }
-        return cls(rollouts, seed=config["seed"])
+        return cls(**config)
 
 
 _KEYS = "token_ids", "padding_mask", "response_mask", "sources", "tested"
