@@ -66,18 +66,18 @@ def make_jobs(args):
     for shape in args.shapes:
         common = ["--shape", shape, *repeats]
         for backend in args.backends:
-            parts = [part for part in OURS if part in args.only]
-            if "floor" in parts and backend != "jax":
-                parts.remove("floor")
+            possible = list(OURS)
+            if backend != "jax":
+                possible.remove("floor")
             # A count, the same on all backends.
-            if "passes" in parts and (
-                shape == "smollm2" or backend != args.backends[0]
-            ):
-                parts.remove("passes")
+            if shape == "smollm2" or backend != BACKENDS[0]:
+                possible.remove("passes")
+            parts = [part for part in possible if part in args.only]
             if parts:
                 command = [sys.executable, HERE / "ours.py", *common]
                 command += ["--only", *parts]
-                yield f"{shape}-{backend}", backend, command
+                name = [shape, backend, *(parts if parts != possible else [])]
+                yield "-".join(name), backend, command
         for part, script in PEERS.items():
             if part in args.only:
                 command = [args.peers, HERE / script, *common]
@@ -111,22 +111,23 @@ def run(name, backend, command, directory):
             print(f"{name} failed: see {log.name}", file=sys.stderr)
 
 
-def describe(args):
-    """The machine and the state of the code, for the table."""
+def describe(args, path):
+    """Notes the machine and the state of the code, for the table."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=HERE,
         capture_output=True,
         text=True,
     ).stdout.strip()
-    return {
+    commits = json.loads(path.read_text())["commits"] if path.exists() else []
+    description = {
         "date": datetime.date.today().isoformat(),
-        "commit": commit or "unknown",
+        "commits": list(dict.fromkeys([*commits, commit or "unknown"])),
         "processor": _processor(),
         "threads": NUM_THREADS,
         "repeats": args.repeats,
-        "shapes": args.shapes,
     }
+    path.write_text(json.dumps(description))
 
 
 def _processor():
@@ -183,7 +184,7 @@ def main():
     args = parse_args()
     directory = HERE / "raw" / args.name
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "run.json").write_text(json.dumps(describe(args)))
+    describe(args, directory / "run.json")
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))[:NUM_THREADS]
         os.sched_setaffinity(0, cores)

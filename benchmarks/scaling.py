@@ -24,7 +24,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 ACCEPTANCE = 0.9
-# What varies, its name on the axis and its values; the toy's are few.
+# What varies, its name on the axis and its values.
 FIELDS = {
     "batch_size": ("batch size", [1, 4, 16, 64]),
     "num_new_tokens": ("new tokens", [32, 96, 224, 480]),
@@ -59,7 +59,7 @@ def sweep(shape, repeats):
     """Yields `(label, value, seconds)` for every point of the plot."""
     for field, (label, values) in FIELDS.items():
         if shape is SHAPES["toy"]:
-            values = [max(1, value // 16) for value in values[1:3]]
+            values = [getattr(shape, field) * n for n in (1, 2)]
         for value in values:
             varied = dataclasses.replace(shape, **{field: value})
             for seconds in measure(varied, [ACCEPTANCE], repeats):

@@ -51,8 +51,8 @@ class Shape:
         def size(model):
             return (
                 f"{model.num_layers} layers x {model.hidden_dim} "
-                f"({model.num_query_heads}/{model.num_key_value_heads} heads, "
-                f"{model.intermediate_dim})"
+                f"({model.num_query_heads} heads, {model.num_key_value_heads} "
+                f"for keys and values, MLP {model.intermediate_dim})"
             )
 
         return (

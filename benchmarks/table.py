@@ -135,9 +135,8 @@ class Results:
 
 def _order(path):
     """Ours before the peers', as the columns are."""
-    names = [*COLUMNS, "trl", "assisted"]
-    kind = path.stem.split("-")[-1]
-    return path.stem.startswith("memory"), names.index(kind)
+    what = path.stem.split("-")[1]
+    return [*COLUMNS, "trl", "assisted"].index(what)
 
 
 def render(directory):
@@ -145,18 +144,20 @@ def render(directory):
     run = json.loads((directory / "run.json").read_text())
     results = Results(directory)
     versions = ", ".join(f"{k} {v}" for k, v in results.versions.items())
+    measured = {shape for shape, _, _ in results.rows}
+    shapes = [shape for shape in SHAPES if shape in measured]
     lines = [
-        f"{run['date']}, commit {run['commit']}. {run['processor']}, "
+        f"{run['date']}, {', '.join(run['commits'])}. {run['processor']}, "
         f"{run['threads']} threads. {versions}. Seed {SEED}. Medians of "
         f"{run['repeats']} (lowest to highest), after the first call and one "
         "to warm up.",
         "",
-        *[f"* {shape}: {SHAPES[shape]}" for shape in run["shapes"]],
+        *[f"* {shape}: {SHAPES[shape]}" for shape in shapes],
         "",
         f"| | {' | '.join(COLUMNS.values())} |",
         f"| --- {'| ---: ' * len(COLUMNS)}|",
     ]
-    for shape in [*run["shapes"], "loss"]:
+    for shape in [*shapes, "loss"]:
         rows = [*_rows(shape, results), *_ratios(shape, results)]
         if rows:
             lines.append(_line(f"**{shape}**", {}))

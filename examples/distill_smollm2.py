@@ -25,7 +25,7 @@ import keras_skd
 STUDENT, TEACHER = 2, 3  # Who wrote a token, as a rollout's "sources" say.
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-parser.add_argument("--steps", type=int, default=32, help="in 4 epochs")
+parser.add_argument("--steps", type=int, default=16, help="in 4 epochs")
 parser.add_argument("--batch-size", type=int, default=8)
 parser.add_argument("--sequence-length", type=int, default=64)
 parser.add_argument("--output", default="student", help="where to save it")

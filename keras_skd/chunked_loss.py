@@ -20,6 +20,9 @@ from keras_skd.decoding.while_loop import while_loop
 # Large enough for a matrix product to be efficient, and small beside a model.
 _LOGITS_PER_CHUNK = 2**23
 
+# More at once are no faster, and the last chunk is filled up to its size.
+_POSITIONS_PER_CHUNK = 256
+
 
 class ChunkedLoss:
     """A distillation loss of hidden states, with a loop over the positions.
@@ -28,7 +31,8 @@ class ChunkedLoss:
         loss: a `keras_skd.losses.DistillationLoss`.
         teacher, student: `CachedCausalLM`s, for their heads.
         chunk_size: int. How many positions are projected to logits at once.
-            Defaults to `None`, as many as give 2**23 logits.
+            Defaults to `None`: 256, or fewer if that
+            is more than 8 million logits.
 
     Call arguments:
         student_hidden_states: tensor of shape `(batch, length, hidden_dim)`.
@@ -103,10 +107,14 @@ class ChunkedLoss:
         return self._differentiable_sum(targets, line)(states, *weights)
 
     def _chunk_size(self, mask):
-        if self.chunk_size is not None:
-            return self.chunk_size
-        most = _LOGITS_PER_CHUNK / self.student.vocabulary_size
-        return 2 ** max(0, int(math.log2(most)))
+        size = self.chunk_size
+        if size is None:
+            size = _LOGITS_PER_CHUNK // self.student.vocabulary_size
+            size = max(1, min(size, _POSITIONS_PER_CHUNK))
+        # The batch size may be unknown, on TensorFlow.
+        if None not in mask.shape:
+            size = min(size, math.prod(mask.shape))
+        return size
 
     def _chunk_value(self, states, targets):
         """The sum of the weighted losses of a few positions."""

@@ -184,8 +184,8 @@ class Distiller(RolloutTrainer, keras.Model):
                 mask. They count no prompt and no padding.
             weighted_metrics: the same as `metrics`.
             loss_chunk_size: int. How many positions are projected to the
-                vocabulary at once: fewer need less memory. Defaults to `None`,
-                as many as give about 8 million logits.
+                vocabulary at once: fewer need less memory. Defaults to `None`:
+                256, or fewer if that is more than 8 million logits.
             hidden_state_loss: a `keras_skd.losses.HiddenStateL1` to add to the
                 loss. Defaults to `None`.
             **kwargs: see `keras.Model.compile`.

@@ -7,6 +7,7 @@ import pathlib
 import keras
 import pytest
 
+RUN = dict(date="", commits=[""], processor="", threads=2, repeats=3)
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 
@@ -17,6 +18,7 @@ def benchmark(monkeypatch):
     return importlib.import_module
 
 
+@pytest.mark.slow
 def test_a_rollout_of_given_acceptance_and_length(benchmark):
     ours, shapes = benchmark("ours"), benchmark("shapes")
     shape = shapes.SHAPES["toy"]
@@ -57,8 +59,7 @@ def test_a_part_writes_records_that_make_a_table(benchmark, tmp_path, capsys):
 
     backend = keras.config.backend()
     (tmp_path / f"toy-{backend}.jsonl").write_text(lines)
-    run = dict(date="", commit="", processor="", threads=2, repeats=3)
-    (tmp_path / "run.json").write_text(json.dumps({**run, "shapes": ["toy"]}))
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
     rendered = table.render(tmp_path)
     assert "| KerasHub generate: s |" in rendered
     assert "Failed" not in rendered
@@ -102,8 +103,7 @@ def test_the_table_computes_what_is_divided_by_what(benchmark, tmp_path):
     peers = [record("peers", table.TRL_STEP, s) for s in (6.0, 5.0, 7.0)]
     (tmp_path / "small-jax.jsonl").write_text("\n".join(ours))
     (tmp_path / "small-trl.jsonl").write_text("\n".join(peers))
-    run = dict(date="", commit="", processor="", threads=2, repeats=3)
-    (tmp_path / "run.json").write_text(json.dumps({**run, "shapes": ["small"]}))
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
     rows = {}
     for line in table.render(tmp_path).splitlines():
         if line.startswith("| "):

@@ -13,7 +13,8 @@ def write_greedily(student, teacher, k, batch, stop_token_ids=()):
     """Greedy student, greedy teacher, top-`k` acceptance.
 
     Args:
-        student, teacher: functions from token ids to logits.
+        student, teacher: functions from token ids to logits. One that would
+            never have a say (0 or all drafts accepted) may be `None`.
         k: int. The drafts that the teacher accepts are its `k` likeliest.
         batch: dict of `"token_ids"` and `"padding_mask"`.
         stop_token_ids: tuple of ints.
@@ -29,8 +30,10 @@ def write_greedily(student, teacher, k, batch, stop_token_ids=()):
     finished = np.zeros(len(token_ids), "bool")
     margin = np.inf
     for column in range(1, token_ids.shape[1]):
-        student_logits = student(token_ids)[:, column - 1]
-        teacher_logits = teacher(token_ids)[:, column - 1]
+        if np.all(finished | (column < lengths)):
+            continue
+        student_logits = (student or teacher)(token_ids)[:, column - 1]
+        teacher_logits = (teacher or student)(token_ids)[:, column - 1]
         for row in range(len(token_ids)):
             if column < lengths[row] or finished[row]:
                 continue

@@ -73,9 +73,7 @@ def test_each_row_continues_at_its_own_index(architecture):
         passes = []
         for chunk in (5, SEQUENCE_LENGTH):
             cache = lm.empty_cache(len(STARTS), SEQUENCE_LENGTH)
-            cache = lm.prefill(
-                stale, cache, 0, ops.max(starts), chunk=chunk
-            )
+            cache = lm.prefill(stale, cache, 0, ops.max(starts), chunk=chunk)
             logits, _, cache = lm.extend_rows(first, cache, starts)
             passes.append(logits[:, : WIDTH - 1])
             logits, hidden_states, _ = lm.extend_rows(
@@ -120,9 +118,7 @@ def test_gpt_neo_x_is_decoded_as_keras_hub_does():
         ]
         return ours, [ops.concatenate(parts) for parts in zip(*theirs)]
 
-    ours, theirs = compiled(run)(
-        token_ids, windows(token_ids, STARTS), STARTS
-    )
+    ours, theirs = compiled(run)(token_ids, windows(token_ids, STARTS), STARTS)
     for actual, desired in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(actual, desired, atol=1e-5)
 

@@ -3,23 +3,25 @@
 import functools
 import itertools
 
-import keras_hub
 import numpy as np
 import pytest
-from keras import ops
 
+import keras_skd
 from keras_skd import acceptance
 from keras_skd import rollouts
 from keras_skd import sources
 from keras_skd.decoding import CachedCausalLM
 from tests.causal_lms import ARCHITECTURES
 from tests.causal_lms import RECURRENT
+from tests.causal_lms import VOCABULARY_SIZE
 from tests.decoding.algorithm_1 import write_greedily
 from tests.decoding.test_cached_causal_lm import expected_to_differ
+from tests.writing import compiled
 from tests.writing import forward
 from tests.writing import prompts
 from tests.writing import random_causal_lm
 from tests.writing import write
+from tests.writing import writer
 
 LENGTH = 16
 NUM_DRAFTS = 3
@@ -87,11 +89,17 @@ def assert_written(actual, token_ids, written):
     )
 
 
-@pytest.mark.parametrize(
-    "architecture", [expected_to_differ(name) for name in ARCHITECTURES]
-)
-def test_greedy_speculation_is_algorithm_1(architecture):
-    models = model(architecture, seed=0), model(architecture, seed=1)
+def pairs():
+    """A teacher and a student of every architecture, and of two different."""
+    for name in ARCHITECTURES:
+        marks = expected_to_differ(name).marks
+        yield pytest.param(name, name, marks=marks, id=name)
+    yield pytest.param("gemma3", "gpt2", id="gemma3-gpt2")
+
+
+@pytest.mark.parametrize("teacher,student", list(pairs()))
+def test_greedy_speculation_is_algorithm_1(teacher, student):
+    models = model(teacher, seed=0), model(student, seed=1)
     teacher, student = map(forward, models)
     k, stop_token_ids = find_case(student, teacher)
     expected = write_greedily(student, teacher, k, PROMPTS, stop_token_ids)[:2]
@@ -109,11 +117,111 @@ def test_greedy_speculation_is_algorithm_1(architecture):
     assert_written(ragged, *expected)
     # What the teacher thought of each token is what it thinks afterwards.
     predicts = ragged["response_mask"][:, 1:]
-    hidden_states = ragged["teacher_hidden_states"][:, :-1][predicts]
+    project = compiled(CachedCausalLM(models[0]).logits)
     np.testing.assert_allclose(
-        ops.convert_to_numpy(
-            CachedCausalLM(models[0]).logits(ops.convert_to_tensor(hidden_states))
-        ),
+        project(ragged["teacher_hidden_states"][:, :-1][predicts]),
         teacher(expected[0])[:, :-1][predicts],
         atol=1e-5,
     )
+
+
+@functools.cache
+def llama_case():
+    """Models, their forward passes, and a case in which everything happens."""
+    models = model("llama", seed=0), model("llama", seed=1)
+    teacher, student = map(forward, models)
+    return models, teacher, student, *find_case(student, teacher)
+
+
+@pytest.mark.parametrize("num_drafts", [1, 5, LENGTH + 4, "auto"])
+def test_num_speculative_tokens_changes_nothing(num_drafts):
+    models, teacher, student, k, stop_token_ids = llama_case()
+    distiller = keras_skd.Distiller(
+        *models, speculative(k, num_drafts), stop_token_ids=stop_token_ids
+    )
+    run = writer(distiller)
+    expected = write_greedily(student, teacher, k, PROMPTS, stop_token_ids)[:2]
+    # A second time: "auto" has learnt from the first.
+    for _ in range(2):
+        assert_written(run(PROMPTS), *expected)
+
+
+def test_sequences_longer_than_the_first_cache():
+    # Caches grow at 128 positions. In the first batch, rows get there by and
+    # by, beside one that has been full from the start; in the second, some
+    # begin on either side.
+    length = 140
+    models, teacher, student, k, _ = llama_case()
+    speculate = keras_skd.Distiller(
+        *models, speculative(k), stop_token_ids=(0,)
+    )
+    alone = keras_skd.Distiller(
+        *models, rollouts.OnPolicy("greedy"), stop_token_ids=(0,)
+    )
+    for lengths in (
+        (1, 60, 100, 124, 125, 126, length),
+        (1, 126, 127, 128, 129, 138, 139),
+    ):
+        batch = prompts(lengths, length)
+        *expected, margin = write_greedily(student, teacher, k, batch, (0,))
+        assert margin > 1e-5
+        assert (expected[1][:, -1] > 0).sum() > 4
+        assert_written(writer(speculate)(batch), *expected)
+
+        *expected, margin = write_greedily(
+            student, teacher, VOCABULARY_SIZE, batch, (0,)
+        )
+        assert margin > 1e-5
+        assert_written(writer(alone)(batch), *expected)
+
+
+@pytest.mark.parametrize(
+    "teacher,student", [("llama", "rwkv7"), ("qwen3_5", "llama")]
+)
+def test_recurrent_models_are_decoded_in_lockstep(teacher, student):
+    models = model(teacher, seed=0), model(student, seed=1)
+    teacher, student = map(forward, models)
+    k, stop_token_ids = find_case(student, teacher)
+    expected = write_greedily(student, teacher, k, PROMPTS, stop_token_ids)[:2]
+    assert_written(
+        write(speculative(k), *models, PROMPTS, stop_token_ids, xla=False),
+        *expected,
+    )
+    with pytest.raises(ValueError, match="recurrent"):
+        write(speculative(k, decoding="ragged"), *models, PROMPTS, xla=False)
+
+
+@pytest.mark.parametrize("architecture", RECURRENT)
+def test_a_recurrent_model_writes_alone(architecture):
+    models = model("llama", seed=0), model(architecture, seed=1)
+    *expected, margin = write_greedily(
+        forward(models[1]), None, VOCABULARY_SIZE, PROMPTS
+    )
+    assert margin > 1e-5
+    written = write(rollouts.OnPolicy("greedy"), *models, PROMPTS, xla=False)
+    assert_written(written, *expected)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_student_alone_is_keras_hubs_generate(architecture):
+    models = model("llama", seed=0), model(architecture, seed=1)
+    student = models[1]
+    student.compile(sampler="greedy")
+    without_stop = student.generate(PROMPTS, stop_token_ids=None)
+    # A token that ends some of the responses.
+    stop = int(without_stop["token_ids"][0, LENGTH // 2])
+    theirs = student.generate(PROMPTS, stop_token_ids=[stop])
+    ours = write(rollouts.OnPolicy("greedy"), *models, PROMPTS, (stop,))
+    lengths = ours["padding_mask"].sum(axis=1)
+    assert lengths.min() < LENGTH == lengths.max()
+    np.testing.assert_array_equal(
+        ours["padding_mask"], np.array(theirs["padding_mask"], "bool")
+    )
+    np.testing.assert_array_equal(
+        ours["token_ids"], theirs["token_ids"] * theirs["padding_mask"]
+    )
+    assert set(np.unique(ours["sources"])) <= {
+        sources.PADDING,
+        sources.PROMPT,
+        sources.STUDENT,
+    }

@@ -54,11 +54,11 @@ def models():
         random_causal_lm(
             "llama",
             seed=seed,
-            embedding=0.4,
+            embedding=0.3,
             vocabulary_size=VOCABULARY_SIZE,
             num_layers=1,
         )
-        for seed in (0, 1)
+        for seed in (2, 4)
     )
 
 
@@ -133,7 +133,7 @@ def assert_distributed(counts, expected):
         ("random", dict(num_speculative_tokens=3)),
         ("random", dict(num_speculative_tokens=2)),
         ("random", dict(decoding="lockstep")),
-        ("filtered", dict(num_speculative_tokens=2)),
+        ("filtered", dict(num_speculative_tokens="auto")),
     ],
     ids=str,
 )
@@ -167,6 +167,30 @@ def test_accepting_nothing_samples_from_the_teacher():
         set(sources) == {exact.TEACHER} for d in expected for _, sources in d
     )
     assert_distributed(counts, expected)
+
+
+GAMMA = 0.6
+
+
+def mixture(student, teacher, draw_student, draw_teacher, gate):
+    """What `Interpolated` promises."""
+
+    def step(prefix, state):
+        q = draw_student(student[prefix])
+        p = draw_teacher(teacher[prefix])
+        mixed = (1 - GAMMA) * q + GAMMA * p
+        for token in range(len(q)):
+            stands = min(q[token], mixed[token])
+            yield token, exact.STUDENT, stands, 0
+            yield token, exact.TEACHER, mixed[token] - stands, 0
+
+    return step
+
+
+def test_interpolation_samples_from_the_mixture():
+    rule = acceptance.Interpolated(GAMMA)
+    counts = sample(speculative("filtered", rule, num_speculative_tokens=3))
+    assert_distributed(counts, distributions("filtered", mixture))
 
 
 # The same tests on as many samples of samplers that are wrong.
