@@ -33,9 +33,9 @@ def expected_to_differ(architecture):
     return pytest.param(architecture, marks=marks)
 
 
-def random_tokens(rows=len(STARTS), seed=0):
+def random_tokens(rows=None, seed=0):
     rng = np.random.default_rng(seed)
-    shape = (rows, SEQUENCE_LENGTH)
+    shape = (rows or len(STARTS), SEQUENCE_LENGTH)
     return rng.integers(1, VOCABULARY_SIZE, shape).astype("int32")
 
 
