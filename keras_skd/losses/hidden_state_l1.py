@@ -32,11 +32,14 @@ class HiddenStateL1:
     Example:
 
     ```python
-    distiller.compile(
-        optimizer="adam",
-        loss="forward_kl",
-        hidden_state_loss=keras_skd.losses.HiddenStateL1(),
-    )
+    import keras
+    import keras_skd
+
+    teacher_states = [keras.random.normal((2, 8, 16)) for _ in range(3)]
+    student_states = [keras.random.normal((2, 8, 16)) for _ in range(3)]
+    response_mask = keras.ops.arange(8) >= keras.ops.array([[3], [5]])
+    loss = keras_skd.losses.HiddenStateL1(weight=0.5)
+    loss(teacher_states, student_states, response_mask)
     ```
 
     References:

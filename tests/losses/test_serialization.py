@@ -86,7 +86,8 @@ def test_round_trip_of_combinations():
     assert losses.serialize(restored) == losses.serialize(loss)
     assert restored.losses[0].losses["student"].alpha == 0.25
     assert restored.losses[0].losses["teacher"].alpha == 0.5
-    assert "data" not in restored.losses[0].losses
+    # Without one of its own, the data's loss is the teacher's.
+    assert restored.losses[0].losses["data"].alpha == 0.5
     assert restored.losses[0].reduction == "sum"
     assert restored.losses[1].temperature == 3.0
     assert restored.weights == [1.0, 0.5]
