@@ -3,6 +3,7 @@ from keras_skd.decoding import ragged
 from keras_skd.decoding import segments
 from keras_skd.decoding.cached_causal_lm import CachedCausalLM
 from keras_skd.decoding.num_drafts import NumDrafts
+from keras_skd.decoding.sampling import derive_seed
 from keras_skd.decoding.sampling import get_sampler
 from keras_skd.decoding.sampling import log_probabilities
 from keras_skd.decoding.sampling import sample

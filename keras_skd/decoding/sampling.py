@@ -1,6 +1,7 @@
 """KerasHub samplers, one token at a time."""
 
 import inspect
+import random
 
 import keras_hub
 from keras import ops
@@ -43,6 +44,16 @@ def get_sampler(identifier, name):
             f"{type(sampler).__name__}, which plans whole sequences."
         )
     return sampler
+
+
+def derive_seed(seed, name):
+    """A seed for one of several streams of random numbers.
+
+    Neighbouring seeds will not do: on PyTorch, Keras seeds each draw with the
+    sum of the seed and the number of draws before, so that one stream would
+    repeat what its neighbour drew one step earlier.
+    """
+    return random.Random(f"{seed}/{name}").getrandbits(31)
 
 
 def with_seed(sampler, seed):

@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from keras_skd.decoding import derive_seed
 from keras_skd.rollouts.rollout import Rollout
 from keras_skd.schedules import serialization as schedules
 
@@ -75,10 +76,11 @@ class Mixture(Rollout):
 
     def set_seed(self, seed):
         if self.seed is None:
-            self.seed_generator = keras.random.SeedGenerator(seed)
-        # Apart, however deep one mixture is in another.
+            self.seed_generator = keras.random.SeedGenerator(
+                derive_seed(seed, "rows")
+            )
         for i, rollout in enumerate(self.rollouts):
-            rollout.set_seed((101 * seed + 10 * (i + 1)) % 2**31)
+            rollout.set_seed(derive_seed(seed, i))
 
     def choose(self, batch_size, training_step):
         """The rollout of each row, an int32 tensor of shape `(batch,)`."""

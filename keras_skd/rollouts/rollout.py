@@ -1,6 +1,7 @@
 import keras
 
 from keras_skd.decoding import CachedCausalLM
+from keras_skd.decoding import derive_seed
 from keras_skd.decoding import with_seed
 
 
@@ -67,8 +68,8 @@ class Rollout:
 
     def set_seed(self, seed: int):
         """Seeds every sampler that was not given a seed of its own."""
-        for i, (name, sampler) in enumerate(self.samplers().items()):
-            setattr(self, name, with_seed(sampler, seed + i))
+        for name, sampler in self.samplers().items():
+            setattr(self, name, with_seed(sampler, derive_seed(seed, name)))
 
     def get_config(self):
         return {

@@ -5,6 +5,7 @@ from keras_skd import acceptance as rules
 from keras_skd.decoding import NumDrafts
 from keras_skd.decoding import Prompts
 from keras_skd.decoding import TeacherView
+from keras_skd.decoding import derive_seed
 from keras_skd.decoding import finish
 from keras_skd.decoding import get_sampler
 from keras_skd.decoding import lockstep
@@ -115,7 +116,7 @@ class Speculative(Rollout):
 
     def set_seed(self, seed):
         super().set_seed(seed)
-        self.acceptance.set_seed(seed + len(self.samplers()))
+        self.acceptance.set_seed(derive_seed(seed, "acceptance"))
 
     def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
         gate = rules.Gate(
