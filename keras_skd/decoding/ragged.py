@@ -30,11 +30,11 @@ def write(model, sampler, prompts, source, stop_token_ids):
         "cache": model.empty_cache(prompts.batch_size, 0),
     }
 
-    def body(state):
+    def body(state, length):
         token_ids, end = state["token_ids"], state["end"]
         finished = state["finished"]
-        # A row that is full reads its last token again.
-        position = ops.minimum(end, sequence_length) - 1
+        # A row that is full has nothing to read: anywhere in the cache will do.
+        position = ops.minimum(end, length) - 1
         logits, cache = _read(model, token_ids, position, state["cache"])
         token = sample(sampler, logits)
         token_ids = put(token, end, token_ids, where=~finished)
@@ -62,7 +62,7 @@ def write(model, sampler, prompts, source, stop_token_ids):
 
         (state,) = while_loop(
             fits,
-            body,
+            lambda state, length=length: body(state, length),
             (state,),
             constants=model.model.variables,
             states=sampler.variables,
@@ -121,14 +121,14 @@ def speculate(
     offset = teacher_prompts.lengths - prompts.lengths
     teacher_surplus = teacher_prompts.sequence_length - sequence_length
 
-    def draft(state, num_drafts):
+    def draft(state, num_drafts, length):
         """The student writes after the end of each row, on approval."""
         end, finished = state["end"], state["finished"]
 
         def body(i, token_ids, cache, drafted_logits):
-            # A row that is full reads its last token again; `put` drops what
-            # would fall outside.
-            position = ops.minimum(end - 1 + i, sequence_length - 1)
+            # A row that is full has nothing to read: anywhere in the cache
+            # will do, and `put` drops what would fall outside.
+            position = ops.minimum(end - 1 + i, length - 1)
             logits, cache = _read(student, token_ids, position, cache)
             if gate.needs_student_logits:
                 drafted_logits = ops.slice_update(
@@ -192,7 +192,9 @@ def speculate(
     def body(state, length):
         end, finished = state["end"], state["finished"]
         num_drafts = num_speculative_tokens(state["acceptance"])
-        token_ids, student_cache, drafted_logits = draft(state, num_drafts)
+        token_ids, student_cache, drafted_logits = draft(
+            state, num_drafts, length
+        )
         position, logits, hidden_states, teacher_cache = _switch(
             widths,
             num_drafts + int(bonus),
