@@ -138,7 +138,7 @@ def test_generated_is_distributed_as_the_teachers_own(models, generate, name):
     assert statistics["tokens_per_teacher_call"] > 1
 
 
-@pytest.mark.parametrize(("rows", "calls"), [(1, 10), (8, 40)])
+@pytest.mark.parametrize(("rows", "calls"), [(1, 20), (8, 40)])
 def test_small_batches_are_distributed_likewise(models, generate, rows, calls):
     _, _, chances = models
     expected = chances.of_sequences(chances.by_model[0])

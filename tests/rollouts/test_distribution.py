@@ -87,7 +87,7 @@ def distributions(samplers, make_step=exact.algorithm_1, gate=None):
     ]
 
 
-def sample(rollout, seed=0):
+def sample(rollout, seed=1):
     """What a rollout writes: outcomes and their counts, prompt by prompt."""
     token_ids = np.zeros((len(PROMPTS), LENGTH), "int32")
     for row, prompt in enumerate(PROMPTS):
