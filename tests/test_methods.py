@@ -111,6 +111,11 @@ def _distance(teacher, student, data, context):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method(models, name, monkeypatch):
+    if (name, keras.config.backend()) == (
+        "Speculative data synthesis",
+        "tensorflow",
+    ):
+        pytest.xfail("Open: with the former seeds only the teacher wrote.")
     # One width of teacher pass to compile, and not three.
     monkeypatch.setattr(rollouts.speculative, "_CHOICES", (2,))
     teacher, student, weights, prompts, data = models
