@@ -2,7 +2,8 @@
 
 The README's table is this one, and `python -m tests.methods` prints it. Where
 `num_steps`, `steps_per_epoch` and `epochs` stand, they are those of the
-training; `newline` is the id of a token that ends a segment.
+training; `newline` is the id of a token that ends a segment, and `threshold`
+the mean log-probability to the teacher from which on a segment stands.
 """
 
 import typing
@@ -128,7 +129,7 @@ METHODS = {
     "Speculative data synthesis": Method(
         "[Zhang et al., 2025](https://arxiv.org/abs/2502.07942)",
         "student, teacher",
-        "rollouts.Segments(segment_end_token_ids=(newline,))",
+        "rollouts.Segments((newline,), threshold)",
         'loss="cross_entropy"',
     ),
 }

@@ -42,8 +42,14 @@ def prompts(lengths, sequence_length, vocabulary_size=VOCABULARY_SIZE, seed=0):
     }
 
 
-def compiled(function):
-    """A function from NumPy to NumPy, by XLA where the library uses XLA."""
+def compiled(function, xla=True):
+    """A function from NumPy to NumPy, by XLA where the library uses XLA.
+
+    Args:
+        function: callable from tensors to tensors.
+        xla: bool. False goes without XLA where it can: TensorFlow takes less
+            time for a few eager steps than for a compilation.
+    """
     if keras.backend.backend() == "jax":
         import jax
 
@@ -51,7 +57,9 @@ def compiled(function):
     elif keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        run = tf.function(function, jit_compile=True, autograph=False)
+        run = function
+        if xla:
+            run = tf.function(function, jit_compile=True, autograph=False)
     else:
         import torch
 
@@ -64,14 +72,14 @@ def compiled(function):
     return call
 
 
-def forward(model):
+def forward(model, xla=False):
     """A function from token ids to logits: whole sequences, no cache."""
 
     def logits(token_ids):
         padding_mask = ops.ones_like(token_ids)
         return model({"token_ids": token_ids, "padding_mask": padding_mask})
 
-    return compiled(logits)
+    return compiled(logits, xla)
 
 
 def write(
@@ -89,8 +97,7 @@ def writer(distiller, xla=True):
 
     Args:
         distiller: a `keras_skd.Distiller` of token ids.
-        xla: bool. False goes without XLA where it can: a loop of a few steps
-            takes TensorFlow less time than its compilation.
+        xla: bool. As in `compiled`.
     """
 
     def run(batch):
