@@ -1,5 +1,5 @@
 # make demo    distil a real model (KERAS_BACKEND=jax, tensorflow or torch)
-# make test    the test suite, once per backend
+# make test    the test suite, once per backend, in TEST_WORKERS processes
 # make bench   benchmarks, beside TRL and Transformers: takes hours
 # make lint    ruff, as CI runs it
 # make clean   remove what the above made, the environment included
@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
@@ -35,7 +36,8 @@ test: $(VENV)/test.stamp
 	@$(MAKE) -k --no-print-directory $(BACKENDS:%=test-%)
 
 $(BACKENDS:%=test-%): test-%: $(VENV)/test.stamp
-	KERAS_BACKEND=$* $(BIN)/python -m pytest $(PYTEST_ARGS)
+	KERAS_BACKEND=$* $(BIN)/python -m pytest \
+		--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 bench: $(VENV)/test.stamp $(PEERS)/bench.stamp
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(BENCH_ARGS)

@@ -191,7 +191,10 @@ def speculate(
 
     def body(state, length):
         end, finished = state["end"], state["finished"]
-        num_drafts = num_speculative_tokens(state["acceptance"])
+        # No more than there is room for in the longest of responses.
+        num_drafts = ops.minimum(
+            num_speculative_tokens(state["acceptance"]), widths[-1] - bonus
+        )
         token_ids, student_cache, drafted_logits = draft(
             state, num_drafts, length
         )
