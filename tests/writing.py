@@ -109,3 +109,26 @@ def writer(distiller, xla=True):
         return {k: ops.convert_to_numpy(v) for k, v in written.items()}
 
     return run
+
+
+def count_authors(written, by_rollout):
+    """How many rows each of several rollouts wrote, told from the text.
+
+    Args:
+        written: dict. What a mixture of them wrote.
+        by_rollout: list of pairs of token ids and sources. What each would
+            have written alone; every row must be one of these.
+
+    Returns:
+        int array, a number for each. Rows that two would write alike count
+        for neither.
+    """
+    same = np.array(
+        [
+            (written["token_ids"] == token_ids).all(1)
+            & (written["sources"] == row_sources).all(1)
+            for token_ids, row_sources in by_rollout
+        ]
+    )
+    assert same.any(axis=0).all()
+    return (same & (same.sum(axis=0) == 1)).sum(axis=1)
