@@ -185,8 +185,7 @@ class CachedCausalLM:
         Returns:
             As `extend`.
         """
-
-        return self._replayed_rows(token_ids, cache, indices)
+        return self._extend_rows(token_ids, cache, indices)
 
     def _map_rows(self, token_ids, cache, indices):
         def extend_row(row):
@@ -198,8 +197,16 @@ class CachedCausalLM:
         return row_map(extend_row, (token_ids, cache, indices))
 
     @functools.cached_property
-    def _replayed_rows(self):
+    def _extend_rows(self):
         return replayed(self._map_rows, lambda: self.model.variables)
+
+    @functools.cached_property
+    def _fill(self):
+        # Without the logits, which nobody asks for.
+        return replayed(
+            lambda *arguments: self.extend(*arguments)[-1],
+            lambda: self.model.variables,
+        )
 
     def prefill(self, token_ids, cache, start, stop, chunk=32):
         """Fills the columns from `start` to `stop`, `chunk` at a time.
@@ -228,8 +235,7 @@ class CachedCausalLM:
             # changes nothing.
             index = ops.minimum(start, length - chunk)
             columns = ops.take(token_ids, index + ops.arange(chunk), axis=1)
-            _, _, cache = self.extend(columns, cache, index)
-            return start + chunk, cache
+            return start + chunk, self._fill(columns, cache, index)
 
         _, cache = while_loop(
             lambda start, cache: start < stop,

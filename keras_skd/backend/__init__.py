@@ -1,0 +1,62 @@
+"""What Keras leaves to its backends, one file for each of them.
+
+Everything else in the library is `keras.ops`. What a backend does in the train
+step is in `trainers/`.
+"""
+
+import keras
+from keras import ops
+
+if keras.config.backend() == "torch":
+    from keras_skd.backend import torch as backend
+elif keras.config.backend() == "tensorflow":
+    from keras_skd.backend import tensorflow as backend
+else:
+    from keras_skd.backend import jax as backend
+
+
+def row_map(function, elements):
+    """`keras.ops.vectorized_map` for functions that run a KerasHub model.
+
+    On PyTorch, `torch.vmap` fails on some layers, and multiplies with weights
+    and attends one row at a time: `backend/torch.py` gives it other operations.
+    On TensorFlow, this only keeps a warning from coming up once a layer.
+
+    Args:
+        function: callable that maps one row's slices of `elements`.
+        elements: nested structure of tensors with equal first dimension.
+
+    Returns:
+        The outputs of `function`, stacked along a new first dimension.
+    """
+    with backend.row_map_scope():
+        return ops.vectorized_map(function, elements)
+
+
+def replayed(function, variables):
+    """`function`, without the Python of Keras' layers after the first call.
+
+    Where a backend compiles the loop around it, this is `function` itself. On
+    PyTorch it is traced once for each shape of its arguments and then replayed,
+    operation by operation: for a model of small steps, most of the time of a
+    call is spent in Python. What cannot be traced is called as it is.
+
+    Args:
+        function: callable from nested structures of tensors to nested
+            structures of tensors, without side effects.
+        variables: callable that returns the `keras.Variable`s that it reads.
+    """
+    return backend.replayed(function, variables)
+
+
+def value_and_gradients(function, arguments):
+    """A scalar function's value and its gradient in each argument.
+
+    Args:
+        function: callable from the arguments to a scalar tensor.
+        arguments: list of float tensors.
+
+    Returns:
+        `(value, gradients)`, the second a list of tensors.
+    """
+    return backend.value_and_gradients(function, list(arguments))

@@ -1,0 +1,31 @@
+import contextlib
+
+import tensorflow as tf
+
+
+@contextlib.contextmanager
+def row_map_scope():
+    # Each cache update is warned about: TensorFlow makes a loop over the rows
+    # of it, which XLA compiles to something cheap.
+    def is_news(record):
+        return "Using a while_loop for converting" not in record.getMessage()
+
+    tf.get_logger().addFilter(is_news)
+    try:
+        yield
+    finally:
+        tf.get_logger().removeFilter(is_news)
+
+
+def replayed(function, variables):
+    return function
+
+
+def value_and_gradients(function, arguments):
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(arguments)
+        value = function(*arguments)
+    unconnected = tf.UnconnectedGradients.ZERO
+    return value, tape.gradient(
+        value, arguments, unconnected_gradients=unconnected
+    )

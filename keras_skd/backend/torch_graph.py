@@ -1,0 +1,101 @@
+"""Graphs of PyTorch operations that are traced once and replayed.
+
+A KerasHub model computes the same positions, masks and indices in each of its
+layers, copies what it could view, and views what it viewed already. A replayed
+graph pays for each operation, so those that change nothing are left out.
+"""
+
+import torch
+from torch.fx import Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+aten = torch.ops.aten
+
+_VIEWS = (aten.view.default, aten._unsafe_view.default)
+_COPIES = (
+    aten.alias.default,
+    aten.clone.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+)
+
+
+def trace(function, *arguments):
+    """A graph of `function`, for arguments of these shapes.
+
+    Args:
+        function: callable from nested structures of tensors to nested
+            structures of tensors, without side effects.
+
+    Returns:
+        `torch.fx.GraphModule`, called as `function` is.
+    """
+    # In two steps: with `functionalize`, the first would no longer know the
+    # values of tensors that are constant, and slices are asked for by such.
+    traced = make_fx(function)(*arguments)
+    module = make_fx(torch.func.functionalize(traced))(*arguments)
+    graph, known = module.graph, {}
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _VIEWS:
+            # A view of what is no longer copied may have to copy.
+            node.target = aten.reshape.default
+        same = _unchanged(node)
+        if same is None:
+            same = known.setdefault(_key(module, node), node)
+        if same is not node:
+            node.replace_all_uses_with(same)
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _unchanged(node):
+    """The node whose value this node gives back, if it does."""
+    if node.op != "call_function" or not node.args:
+        return None
+    source = node.args[0]
+    if node.target in _COPIES:
+        return source
+    if node.target is aten.reshape.default:
+        if source.target is aten.reshape.default:
+            node.args = (source.args[0], *node.args[1:])
+        return source if _equal("shape", node, source) else None
+    if node.target is aten.expand.default and _equal("shape", node, source):
+        return source
+    if node.target is aten._to_copy.default and _equal("dtype", node, source):
+        return source if _equal("device", node, source) else None
+    if node.target is aten.permute.default:
+        is_identity = list(node.args[1]) == list(range(len(node.args[1])))
+        return source if is_identity else None
+    return None
+
+
+def _equal(attribute, *nodes):
+    first, second = (getattr(n.meta["val"], attribute) for n in nodes)
+    return first == second
+
+
+def _key(module, node):
+    """What two nodes have in common that have the same value."""
+    if node.op == "get_attr":
+        value = getattr(module, node.target)
+        if value.ndim == 0:  # A number in the program.
+            return value.dtype, value.device, value.item()
+    is_random = (
+        node.op == "call_function"
+        and torch.Tag.nondeterministic_seeded
+        in getattr(node.target, "tags", ())
+    )
+    if node.op != "call_function" or is_random:
+        return node
+    return node.target, _hashable(node.args), _hashable(node.kwargs)
+
+
+def _hashable(x):
+    if isinstance(x, (list, tuple)):
+        return tuple(map(_hashable, x))
+    if isinstance(x, dict):
+        return tuple((k, _hashable(x[k])) for k in sorted(x))
+    # 1, 1.0 and True are equal, and not the same argument.
+    return x if isinstance(x, Node) else (type(x), x)
