@@ -15,7 +15,7 @@ from keras import ops
 from keras import tree
 
 from keras_skd.backend import value_and_gradients
-from keras_skd.decoding.while_loop import while_loop
+from keras_skd.decoding.control_flow import while_loop
 
 # Large enough for a matrix product to be efficient, and small beside a model.
 _LOGITS_PER_CHUNK = 2**23

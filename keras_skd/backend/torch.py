@@ -3,6 +3,7 @@ import warnings
 import keras
 import torch
 from keras import tree
+from torch._C._functorch import is_batchedtensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -82,6 +83,8 @@ def _narrow(x, dim, start, length):
     # read positions and masks that way. Keras gives the length as a tensor,
     # too; it is the same for all rows, and read by what is no operation.
     if isinstance(length, torch.Tensor):
+        if torch._is_functional_tensor(length):
+            length = torch._from_functional_tensor(length)
         length = int(length.cpu().numpy())
     index = start + torch.arange(length, device=x.device)
     return torch.index_select(x, dim, index)
@@ -109,7 +112,11 @@ def _attention(
         "scale": scale,
         "enable_gqa": enable_gqa,
     }
-    return _Attention.apply(query, key, value, attn_mask, options)
+    if any(map(is_batchedtensor, (query, key, value))):
+        return _Attention.apply(query, key, value, attn_mask, options)
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask, **options
+    )
 
 
 class _Attention(torch.autograd.Function):
@@ -127,8 +134,6 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, query, key, value, mask, options):
-        batch_size = query.shape[1 if in_dims[0] == 0 else 0]
-
         def join(x, dim):
             """From `(rows, batch, ...)` to `(rows * batch, ...)`."""
             if x is None:

@@ -6,6 +6,9 @@ graph pays for each operation, so those that change nothing are left out.
 """
 
 import torch
+from torch._guards import TracingContext
+from torch._guards import tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -30,15 +33,16 @@ def trace(function, *arguments):
     Returns:
         `torch.fx.GraphModule`, called as `function` is.
     """
-    # In two steps: with `functionalize`, the first would no longer know the
-    # values of tensors that are constant, and slices are asked for by such.
-    traced = make_fx(function)(*arguments)
-    module = make_fx(torch.func.functionalize(traced))(*arguments)
+    # With a mode for fake tensors at hand, PyTorch does not make one for each
+    # operation, which takes longer than all the rest.
+    with tracing(TracingContext(FakeTensorMode())):
+        module = make_fx(torch.func.functionalize(function))(*arguments)
     graph, known = module.graph, {}
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _VIEWS:
             # A view of what is no longer copied may have to copy.
             node.target = aten.reshape.default
+        _stack_at_once(graph, node)
         same = _unchanged(node)
         if same is None:
             same = known.setdefault(_key(module, node), node)
@@ -69,6 +73,23 @@ def _unchanged(node):
         is_identity = list(node.args[1]) == list(range(len(node.args[1])))
         return source if is_identity else None
     return None
+
+
+def _stack_at_once(graph, node):
+    """A stack of stacks copies twice: keys with values, then all layers."""
+    if node.target is not aten.stack.default:
+        return
+    stacks, dim = node.args[0], node.args[1:]
+    if any(s.target is not node.target or s.args[1:] != dim for s in stacks):
+        return
+    sizes = {len(stack.args[0]) for stack in stacks}
+    if len(sizes) > 1:
+        return
+    parts = [part for stack in stacks for part in stack.args[0]]
+    with graph.inserting_before(node):
+        whole = graph.call_function(aten.stack.default, (parts, *dim))
+    node.target = aten.unflatten.int
+    node.args = (whole, dim[0] if dim else 0, (len(stacks), *sizes))
 
 
 def _equal(attribute, *nodes):

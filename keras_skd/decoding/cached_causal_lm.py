@@ -9,7 +9,7 @@ from keras import tree
 
 from keras_skd.backend import replayed
 from keras_skd.backend import row_map
-from keras_skd.decoding.while_loop import while_loop
+from keras_skd.decoding.control_flow import while_loop
 
 
 class CachedCausalLM:

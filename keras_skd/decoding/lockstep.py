@@ -7,11 +7,11 @@ The obvious way, for every architecture, and the yardstick for the fast one in
 from keras import ops
 
 from keras_skd import sources
+from keras_skd.decoding.control_flow import while_loop
 from keras_skd.decoding.sampling import sample
 from keras_skd.decoding.sequences import columns
 from keras_skd.decoding.sequences import is_stop
 from keras_skd.decoding.sequences import with_prompts
-from keras_skd.decoding.while_loop import while_loop
 
 
 def write(model, sampler, prompts, source, stop_token_ids):

@@ -11,13 +11,14 @@ here work in stages: the caches start short, and grow when a row gets there.
 from keras import ops
 
 from keras_skd import sources
+from keras_skd.decoding.control_flow import switch
+from keras_skd.decoding.control_flow import while_loop
 from keras_skd.decoding.sampling import sample
 from keras_skd.decoding.sequences import before_any
 from keras_skd.decoding.sequences import columns
 from keras_skd.decoding.sequences import is_stop
 from keras_skd.decoding.sequences import put
 from keras_skd.decoding.sequences import with_prompts
-from keras_skd.decoding.while_loop import while_loop
 
 
 def write(model, sampler, prompts, source, stop_token_ids):
@@ -120,6 +121,8 @@ def speculate(
     # A teacher that sees another prompt reads the response further on.
     offset = teacher_prompts.lengths - prompts.lengths
     teacher_surplus = teacher_prompts.sequence_length - sequence_length
+    # A step of decoding takes as long as its weights take to be read.
+    student_cost = student.model.count_params() / teacher.model.count_params()
 
     def draft(state, num_drafts, length):
         """The student writes after the end of each row, on approval."""
@@ -179,33 +182,14 @@ def speculate(
             )
             tokens = ops.where(in_prompt, prompt, tokens)
         logits, hidden_states, cache = teacher.extend_rows(tokens, cache, start)
-        position = window - offset[:, None] + 1
-        # All widths have to return the same shapes.
-        rest = ((0, 0), (0, widths[-1] - width))
-        return (
-            ops.pad(position, rest, constant_values=sequence_length),
-            ops.pad(logits, (*rest, (0, 0))),
-            ops.pad(hidden_states, (*rest, (0, 0))),
-            cache,
-        )
+        return window - offset[:, None] + 1, logits, hidden_states, cache
 
-    def body(state, length):
+    def judge(width, length, state, token_ids, num_drafts, drafted_logits):
+        """The teacher decides on the drafts, of which `width` - 1 or more."""
         end, finished = state["end"], state["finished"]
-        # No more than there is room for in the longest of responses.
-        num_drafts = ops.minimum(
-            num_speculative_tokens(state["acceptance"]), widths[-1] - bonus
+        position, logits, hidden_states, teacher_cache = verify(
+            width, length, token_ids, end, state["teacher_cache"]
         )
-        token_ids, student_cache, drafted_logits = draft(
-            state, num_drafts, length
-        )
-        position, logits, hidden_states, teacher_cache = _switch(
-            widths,
-            num_drafts + int(bonus),
-            lambda width: verify(
-                width, length, token_ids, end, state["teacher_cache"]
-            ),
-        )
-
         drafted = ops.take_along_axis(
             token_ids, ops.clip(position, 0, sequence_length - 1), axis=1
         )
@@ -264,7 +248,6 @@ def speculate(
             "sources": token_sources,
             "end": end,
             "finished": finished | stopped | (end >= sequence_length),
-            "student_cache": student_cache,
             "teacher_cache": teacher_cache,
             "teacher_hidden_states": _place(
                 hidden_states,
@@ -279,6 +262,29 @@ def speculate(
             "teacher_calls": state["teacher_calls"]
             + ops.cast(~finished, "int32"),
         }
+
+    def body(state, length):
+        # No more than there is room for in the row that has most of it.
+        room = ops.where(state["finished"], 1, sequence_length - state["end"])
+        num_drafts = ops.minimum(
+            num_speculative_tokens(state["acceptance"], student_cost),
+            ops.minimum(ops.max(room), widths[-1] - bonus),
+        )
+        token_ids, student_cache, drafted_logits = draft(
+            state, num_drafts, length
+        )
+        judged = switch(
+            sum(ops.cast(num_drafts + bonus > w, "int32") for w in widths[:-1]),
+            [
+                lambda width=width: judge(
+                    width, length, state, token_ids, num_drafts, drafted_logits
+                )
+                for width in widths
+            ],
+            constants=teacher.model.variables,
+            states=gate.variables,
+        )
+        return {**judged, "student_cache": student_cache}
 
     hidden_shape = (prompts.batch_size, sequence_length, teacher.hidden_dim)
     state = {
@@ -342,14 +348,6 @@ def _stages(sequence_length, first=128, factor=4):
         first *= factor
     lengths.append(sequence_length)
     return list(zip(lengths, lengths[1:]))
-
-
-def _switch(choices, choice, function):
-    """`function` of the smallest of `choices` that is at least `choice`."""
-    if len(choices) == 1:
-        return function(choices[0])
-    index = sum(ops.cast(choice > c, "int32") for c in choices[:-1])
-    return ops.switch(index, [lambda c=c: function(c) for c in choices])
 
 
 def _read(model, token_ids, positions, cache):

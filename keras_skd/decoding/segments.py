@@ -8,12 +8,12 @@ its own position, as in `ragged.py`.
 from keras import ops
 
 from keras_skd import sources
+from keras_skd.decoding.control_flow import while_loop
 from keras_skd.decoding.sampling import sample
 from keras_skd.decoding.sequences import columns
 from keras_skd.decoding.sequences import is_stop
 from keras_skd.decoding.sequences import put
 from keras_skd.decoding.sequences import with_prompts
-from keras_skd.decoding.while_loop import while_loop
 
 # How many tokens of a segment are read at once.
 _WIDTH = 16

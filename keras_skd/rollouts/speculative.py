@@ -14,7 +14,7 @@ from keras_skd.rollouts.rollout import Rollout
 
 # What "auto" chooses between: each is one more width of teacher pass to
 # compile.
-_CHOICES = (1, 4, 8)
+_CHOICES = (1, 4, 16)
 
 _ARGMAX = keras_hub.samplers.GreedySampler()
 

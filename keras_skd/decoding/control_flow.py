@@ -1,0 +1,81 @@
+"""`keras.ops` control flow for functions that read and write Keras variables.
+
+Compiled loops and branches may change nothing outside of themselves. So the
+values of the `states` (random seeds) travel through them and are assigned
+after. On JAX, during `fit`, variables do not even hold their values, so every
+variable that is read has to be named in `constants`.
+"""
+
+import keras
+from keras import ops
+
+
+def while_loop(cond, body, loop_vars, constants=(), states=()):
+    """`keras.ops.while_loop`.
+
+    Args:
+        cond: callable from the loop variables to a bool scalar.
+        body: callable from the loop variables to the loop variables.
+        loop_vars: tuple of nested structures of tensors.
+        constants: iterable of `keras.Variable`s that the body only reads.
+        states: iterable of `keras.Variable`s that the body may assign.
+
+    Returns:
+        The loop variables after the last round.
+    """
+    states = list(states)
+    body = _stateless(body, constants, states)
+    values, loop_vars = ops.while_loop(
+        lambda values, loop_vars: cond(*loop_vars),
+        lambda values, loop_vars: body(values, *loop_vars),
+        (_values(states), tuple(loop_vars)),
+    )
+    _assign(states, values)
+    return loop_vars
+
+
+def switch(index, branches, constants=(), states=()):
+    """`keras.ops.switch`.
+
+    Args:
+        index: int scalar.
+        branches: list of callables without arguments that return nested
+            structures of tensors of the same shapes.
+        constants: iterable of `keras.Variable`s that the branches only read.
+        states: iterable of `keras.Variable`s that they may assign.
+
+    Returns:
+        What the branch at `index` returns.
+    """
+    if len(branches) == 1:
+        return branches[0]()
+    states = list(states)
+    values = _values(states)
+    branches = [_stateless(branch, constants, states) for branch in branches]
+    values, result = ops.switch(
+        index, [lambda branch=branch: branch(values) for branch in branches]
+    )
+    _assign(states, values)
+    return result
+
+
+def _stateless(function, constants, states):
+    """From the values of the `states` on to those after, and the result."""
+    mapping = [(v, ops.convert_to_tensor(v)) for v in constants]
+
+    def stateless(values, *args):
+        scope = keras.StatelessScope(mapping + list(zip(states, values)))
+        with scope:
+            result = function(*args)
+        return [scope.get_current_value(v) for v in states], result
+
+    return stateless
+
+
+def _values(states):
+    return [ops.convert_to_tensor(v) for v in states]
+
+
+def _assign(states, values):
+    for variable, value in zip(states, values):
+        variable.assign(value)
