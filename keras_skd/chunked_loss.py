@@ -31,8 +31,8 @@ class ChunkedLoss:
         loss: a `keras_skd.losses.DistillationLoss`.
         teacher, student: `CachedCausalLM`s, for their heads.
         chunk_size: int. How many positions are projected to logits at once.
-            Defaults to `None`: 256, or fewer if that
-            is more than 8 million logits.
+            Defaults to `None`: 256, or the largest power of two that is not
+            more than 8 million logits.
 
     Call arguments:
         student_hidden_states: tensor of shape `(batch, length, hidden_dim)`.
@@ -110,7 +110,9 @@ class ChunkedLoss:
         size = self.chunk_size
         if size is None:
             size = _LOGITS_PER_CHUNK // self.student.vocabulary_size
-            size = max(1, min(size, _POSITIONS_PER_CHUNK))
+            # Matrix products take no longer for all of a power of two.
+            size = 2 ** int(math.log2(max(1, size)))
+            size = min(size, _POSITIONS_PER_CHUNK)
         # The batch size may be unknown, on TensorFlow.
         if None not in mask.shape:
             size = min(size, math.prod(mask.shape))

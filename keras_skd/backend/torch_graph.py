@@ -2,7 +2,9 @@
 
 A KerasHub model computes the same positions, masks and indices in each of its
 layers, copies what it could view, and views what it viewed already. A replayed
-graph pays for each operation, so those that change nothing are left out.
+graph pays for each operation, so those that change nothing are left out. And
+products of a few rows with large weights, which is what decoding is made of,
+are left to oneDNN, as `torch.compile` does on a CPU: it is twice as fast.
 """
 
 import torch
@@ -13,6 +15,9 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
+
+# Below, a call of oneDNN takes longer than it gains.
+_SMALLEST_WEIGHTS = 2**17
 
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
 _COPIES = (
@@ -43,6 +48,7 @@ def trace(function, *arguments):
             # A view of what is no longer copied may have to copy.
             node.target = aten.reshape.default
         _stack_at_once(graph, node)
+        _multiply_by_onednn(graph, node)
         same = _unchanged(node)
         if same is None:
             same = known.setdefault(_key(module, node), node)
@@ -90,6 +96,20 @@ def _stack_at_once(graph, node):
         whole = graph.call_function(aten.stack.default, (parts, *dim))
     node.target = aten.unflatten.int
     node.args = (whole, dim[0] if dim else 0, (len(stacks), *sizes))
+
+
+def _multiply_by_onednn(graph, node):
+    if node.target is not aten.mm.default:
+        return
+    x, weights = (source.meta["val"] for source in node.args)
+    if not torch.backends.mkldnn.is_available() or x.device.type != "cpu":
+        return
+    if x.dtype != torch.float32 or weights.numel() < _SMALLEST_WEIGHTS:
+        return
+    with graph.inserting_before(node):
+        transposed = graph.call_function(aten.t.default, (node.args[1],))
+    node.target = torch.ops.mkldnn._linear_pointwise.default
+    node.args = (node.args[0], transposed, None, "none", [], None)
 
 
 def _equal(attribute, *nodes):
