@@ -24,12 +24,14 @@ def while_loop(cond, body, loop_vars, constants=(), states=()):
         The loop variables after the last round.
     """
     states = list(states)
-    body = _stateless(body, constants, states)
-    values, loop_vars = ops.while_loop(
-        lambda values, loop_vars: cond(*loop_vars),
-        lambda values, loop_vars: body(values, *loop_vars),
-        (_values(states), tuple(loop_vars)),
-    )
+    values = _values(states)  # As they are outside of the scope.
+    with _Scope(constants) as scope:
+        body = scope.stateless(body, states)
+        values, loop_vars = ops.while_loop(
+            lambda values, loop_vars: cond(*loop_vars),
+            lambda values, loop_vars: body(values, *loop_vars),
+            (values, tuple(loop_vars)),
+        )
     _assign(states, values)
     return loop_vars
 
@@ -50,26 +52,35 @@ def switch(index, branches, constants=(), states=()):
     if len(branches) == 1:
         return branches[0]()
     states = list(states)
-    values = _values(states)
-    branches = [_stateless(branch, constants, states) for branch in branches]
-    values, result = ops.switch(
-        index, [lambda branch=branch: branch(values) for branch in branches]
-    )
+    values = _values(states)  # As they are outside of the scope.
+    with _Scope(constants) as scope:
+        branches = [scope.stateless(branch, states) for branch in branches]
+        values, result = ops.switch(
+            index, [lambda branch=branch: branch(values) for branch in branches]
+        )
     _assign(states, values)
     return result
 
 
-def _stateless(function, constants, states):
-    """From the values of the `states` on to those after, and the result."""
-    mapping = [(v, ops.convert_to_tensor(v)) for v in constants]
+class _Scope(keras.StatelessScope):
+    """Gives the constants their values, and each call those of its states.
 
-    def stateless(values, *args):
-        scope = keras.StatelessScope(mapping + list(zip(states, values)))
-        with scope:
+    One for all rounds of a loop: to make one takes time for each variable.
+    """
+
+    def __init__(self, constants):
+        super().__init__([(v, ops.convert_to_tensor(v)) for v in constants])
+
+    def stateless(self, function, states):
+        """From the values of the `states` on to those after, and the result."""
+
+        def stateless(values, *args):
+            for state, value in zip(states, values):
+                self.add_update((state, value))
             result = function(*args)
-        return [scope.get_current_value(v) for v in states], result
+            return [self.get_current_value(v) for v in states], result
 
-    return stateless
+        return stateless
 
 
 def _values(states):
