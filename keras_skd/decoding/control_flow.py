@@ -84,7 +84,8 @@ class _Scope(keras.StatelessScope):
 
 
 def _values(states):
-    return [ops.convert_to_tensor(v) for v in states]
+    # On TensorFlow, to convert a variable is to keep it: `[...]` reads it.
+    return [v[...] for v in states]
 
 
 def _assign(states, values):
