@@ -82,6 +82,11 @@ def forward(model, xla=False):
     return compiled(logits, xla)
 
 
+class AcceptNothing(keras_skd.acceptance.AcceptanceRule):
+    def accept(self, token_ids, teacher_logits, *args, **kwargs):
+        return token_ids < 0
+
+
 def write(
     rollout, teacher, student, batch, stop_token_ids=(), seed=None, xla=True
 ):

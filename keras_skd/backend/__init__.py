@@ -7,12 +7,17 @@ step is in `trainers/`.
 import keras
 from keras import ops
 
-if keras.config.backend() == "torch":
-    from keras_skd.backend import torch as backend
+if keras.config.backend() == "jax":
+    from keras_skd.backend import jax as backend
 elif keras.config.backend() == "tensorflow":
     from keras_skd.backend import tensorflow as backend
+elif keras.config.backend() == "torch":
+    from keras_skd.backend import torch as backend
 else:
-    from keras_skd.backend import jax as backend
+    raise ImportError(
+        "keras_skd trains with the 'jax', 'tensorflow' and 'torch' backends of "
+        f"Keras. Received: KERAS_BACKEND={keras.config.backend()!r}"
+    )
 
 
 def row_map(function, elements):

@@ -185,7 +185,11 @@ def speculate(
         return window - offset[:, None] + 1, logits, hidden_states, cache
 
     def judge(width, length, state, token_ids, num_drafts, drafted_logits):
-        """The teacher decides on the drafts, of which `width` - 1 or more."""
+        """The teacher decides on the drafts, read in a window of `width`.
+
+        Returns what is new of the state. Logits stay in here, so that windows
+        of different widths return the same shapes.
+        """
         end, finished = state["end"], state["finished"]
         position, logits, hidden_states, teacher_cache = verify(
             width, length, token_ids, end, state["teacher_cache"]

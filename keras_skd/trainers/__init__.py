@@ -12,10 +12,5 @@ if keras.config.backend() == "jax":
     from keras_skd.trainers.jax import RolloutTrainer
 elif keras.config.backend() == "tensorflow":
     from keras_skd.trainers.tensorflow import RolloutTrainer
-elif keras.config.backend() == "torch":
+else:  # `backend/` has refused any other.
     from keras_skd.trainers.torch import RolloutTrainer
-else:
-    raise ImportError(
-        "keras_skd trains with the 'jax', 'tensorflow' and 'torch' backends of "
-        f"Keras. Received: KERAS_BACKEND={keras.config.backend()!r}"
-    )

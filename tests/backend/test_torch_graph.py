@@ -8,6 +8,8 @@ import torch
 
 from keras_skd.backend import replayed
 from keras_skd.backend import torch_graph
+from keras_skd.decoding import CachedCausalLM
+from tests.writing import random_causal_lm
 
 
 def operations(module):
@@ -109,6 +111,25 @@ def test_large_products_are_onednns():
     onednn = torch.ops.mkldnn._linear_pointwise.default
     assert targets.count(onednn) == 2
     assert targets.count(torch.ops.aten.mm.default) == 1
+
+
+def test_rows_share_products_and_attention():
+    """A product for each row would read the weights once for each of them."""
+    lm = CachedCausalLM(random_causal_lm("llama"))
+    rows = 3
+    arguments = (
+        torch.ones((rows, 2), dtype=torch.int32),
+        lm.empty_cache(rows, 8),
+        torch.tensor([0, 2, 5]),
+    )
+    with torch.no_grad():
+        targets = operations(
+            torch_graph.trace(lambda *args: lm._map_rows(*args), *arguments)
+        )
+    aten = torch.ops.aten
+    assert aten.bmm.default not in targets
+    attention = aten._scaled_dot_product_flash_attention_for_cpu.default
+    assert targets.count(attention) == lm.model.backbone.num_layers
 
 
 def test_what_cannot_be_traced_runs_as_it_is():

@@ -14,6 +14,7 @@ import keras_skd
 from keras_skd import acceptance
 from keras_skd import rollouts
 from tests.rollouts import exact
+from tests.writing import AcceptNothing
 from tests.writing import forward
 from tests.writing import random_causal_lm
 from tests.writing import writer
@@ -151,11 +152,6 @@ def test_accepting_everything_samples_from_the_student():
         set(sources) == {exact.STUDENT} for d in expected for _, sources in d
     )
     assert_distributed(counts, expected)
-
-
-class AcceptNothing(acceptance.AcceptanceRule):
-    def accept(self, token_ids, teacher_logits, *args, **kwargs):
-        return token_ids < 0
 
 
 def test_accepting_nothing_samples_from_the_teacher():

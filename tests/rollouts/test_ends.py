@@ -12,6 +12,7 @@ from keras_skd import rollouts
 from keras_skd import sources
 from tests.causal_lms import VOCABULARY_SIZE
 from tests.decoding.algorithm_1 import write_greedily
+from tests.writing import AcceptNothing
 from tests.writing import forward
 from tests.writing import prompts
 from tests.writing import random_causal_lm
@@ -22,11 +23,6 @@ LENGTH = 16
 LENGTHS = (1, 1, 2, 3, 5, 7, LENGTH - 2, LENGTH - 1, LENGTH)
 STOP = (3, 11)
 NUM_DRAFTS = 4
-
-
-class AcceptNothing(acceptance.AcceptanceRule):
-    def accept(self, token_ids, teacher_logits, *args, **kwargs):
-        return token_ids < 0
 
 
 @functools.cache
