@@ -38,7 +38,7 @@ def row_map(function, elements):
         return ops.vectorized_map(function, elements)
 
 
-def replayed(function, variables):
+def replayed(function, variables, donated=None):
     """`function`, without the Python of Keras' layers after the first call.
 
     Where a backend compiles the loop around it, this is `function` itself. On
@@ -50,8 +50,10 @@ def replayed(function, variables):
         function: callable from nested structures of tensors to nested
             structures of tensors, without side effects.
         variables: callable that returns the `keras.Variable`s that it reads.
+        donated: int. The number of an argument that is not used after a call,
+            which may write its results there. Defaults to `None`.
     """
-    return backend.replayed(function, variables)
+    return backend.replayed(function, variables, donated)
 
 
 def value_and_gradients(function, arguments):

@@ -1,3 +1,4 @@
+import contextlib
 import warnings
 
 import keras
@@ -7,10 +8,28 @@ from torch._C._functorch import is_batchedtensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from keras_skd.backend import torch_graph
+from keras_skd.backend.torch_graph import Graph
 
 
-def replayed(function, variables):
+# What replayed functions read, while nothing is trained: see `held_weights`.
+_held = []
+
+
+@contextlib.contextmanager
+def held_weights():
+    """Lets replayed functions look at the models' weights once in a while.
+
+    To list the variables of a model, and to read them, takes as long as half of
+    a small student's step. In here, no weight may be changed.
+    """
+    _held.append({})
+    try:
+        yield
+    finally:
+        _held.pop()
+
+
+def replayed(function, variables, donated=None):
     graphs = {}
 
     def trace(state, values, arguments):
@@ -19,25 +38,33 @@ def replayed(function, variables):
                 return function(*arguments)
 
         try:
-            return torch_graph.trace(stateless, values, *arguments)
+            return Graph(stateless, values, arguments, donated)
         except Exception as error:
             warnings.warn(
                 "A decoding step cannot be traced, and runs in Python at each "
                 f"token, which takes longer ({type(error).__name__}).",
                 stacklevel=2,
             )
-            return lambda values, *arguments: function(*arguments)
+            return None
 
     def call(*arguments):
-        state = variables()
-        key = (
-            *(id(v) for v in state),
-            *((x.shape, x.dtype) for x in tree.flatten(arguments)),
-        )
-        values = [v.value for v in state]
-        if key not in graphs:
-            graphs[key] = trace(state, values, arguments)
-        return graphs[key](values, *arguments)
+        held = _held[-1] if _held else {}
+        if call not in held:
+            state = variables()
+            held[call] = state, [v.value for v in state], {}
+        state, values, prepared = held[call]
+        shapes = tuple((x.shape, x.dtype) for x in tree.flatten(arguments))
+        if shapes not in prepared:
+            key = (*(id(v) for v in state), *shapes)
+            if key not in graphs:
+                graphs[key] = trace(state, values, arguments)
+            graph = graphs[key]
+            weights = graph.prepare(values) if graph else None
+            prepared[shapes] = graph, weights
+        graph, weights = prepared[shapes]
+        if graph is None:
+            return function(*arguments)
+        return graph(weights, *arguments)
 
     return call
 

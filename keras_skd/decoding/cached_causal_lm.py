@@ -178,7 +178,8 @@ class CachedCausalLM:
 
         Args:
             token_ids: int tensor of shape `(batch, width)`.
-            cache: the cache from `empty_cache` or an earlier call.
+            cache: the cache from `empty_cache` or an earlier call. It may be
+                written over: go on with the one that is returned.
             indices: int tensor of shape `(batch,)`. For each row, the position
                 of its first new token.
 
@@ -198,7 +199,7 @@ class CachedCausalLM:
 
     @functools.cached_property
     def _extend_rows(self):
-        return replayed(self._map_rows, lambda: self.model.variables)
+        return replayed(self._map_rows, lambda: self.model.variables, donated=1)
 
     @functools.cached_property
     def _fill(self):
@@ -206,6 +207,7 @@ class CachedCausalLM:
         return replayed(
             lambda *arguments: self.extend(*arguments)[-1],
             lambda: self.model.variables,
+            donated=1,
         )
 
     def prefill(self, token_ids, cache, start, stop, chunk=32):

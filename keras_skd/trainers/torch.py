@@ -1,5 +1,7 @@
 import torch
 
+from keras_skd.backend.torch import held_weights
+
 
 class RolloutTrainer:
     """Keras' PyTorch train step, on what a rollout wrote."""
@@ -13,4 +15,9 @@ class RolloutTrainer:
         return self.test_logs(super().test_step((x,)), data)
 
     def make_rollout_function(self, rollout):
-        return torch.no_grad()(lambda x: self.write(x, rollout))
+        @torch.no_grad()
+        @held_weights()
+        def rollout_function(x):
+            return self.write(x, rollout)
+
+        return rollout_function

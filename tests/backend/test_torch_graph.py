@@ -7,30 +7,42 @@ if keras.config.backend() != "torch":
 import torch
 
 from keras_skd.backend import replayed
-from keras_skd.backend import torch_graph
+from keras_skd.backend.torch import held_weights
+from keras_skd.backend.torch_graph import Graph
 from keras_skd.decoding import CachedCausalLM
 from tests.writing import random_causal_lm
 
 
-def operations(module):
-    return [
-        node.target for node in module.graph.nodes if node.op == "call_function"
-    ]
+aten = torch.ops.aten
+
+
+def operations(graph):
+    """The functions that a replay calls, in their order."""
+    nodes = graph.module.graph.nodes
+    return [node.target for node in nodes if node.op == "call_function"]
+
+
+def trace(function, *arguments, donated=None):
+    """The graph of a function without weights, and how to call it."""
+    graph = Graph(
+        lambda weights, *args: function(*args), [], list(arguments), donated
+    )
+    return graph, lambda *args: graph(graph.prepare([]), *args)
 
 
 @torch.no_grad()
 def check(function, *arguments):
     """Traces a function, and sees to it that it is still the same."""
-    module = torch_graph.trace(function, *arguments)
+    graph, replay = trace(function, *arguments)
     # With other values than it was traced with, too.
     for factor in (1, 3):
         args = [factor * x for x in arguments]
         before = [x.clone() for x in args]
         torch.testing.assert_close(
-            module(*args), function(*args), rtol=1e-5, atol=1e-4
+            replay(*args), function(*args), rtol=1e-5, atol=1e-4
         )
         torch.testing.assert_close(args, before, rtol=0, atol=0)
-    return module
+    return graph
 
 
 def test_equal_operations_are_done_once():
@@ -40,16 +52,25 @@ def test_equal_operations_are_done_once():
         return first, second, torch.cos(x + 3.0)
 
     targets = operations(check(function, torch.randn(2, 3)))
-    assert targets.count(torch.ops.aten.cos.default) == 2
-    assert targets.count(torch.ops.aten.arange.default) == 1
+    assert targets.count(aten.cos.default) == 2
+
+
+def test_what_is_always_the_same_is_done_once_and_for_all():
+    def function(x):
+        angles = torch.arange(6.0) / 7
+        return x * torch.outer(angles.cos(), angles.sin())[1:3], angles
+
+    graph = check(function, torch.randn(2, 6))
+    assert operations(graph) == [torch.mul]
 
 
 def test_numbers_of_different_types_are_not_equal():
     def function(x):
         return torch.full((2,), 1), torch.full((2,), True), x + 1, x + 1.0
 
-    module = check(function, torch.randint(0, 5, (2,)))
-    dtypes = [y.dtype for y in module(torch.zeros(2, dtype=torch.int64))]
+    check(function, torch.randint(0, 5, (2,)))
+    x = torch.zeros(2, dtype=torch.int64)
+    dtypes = [y.dtype for y in trace(function, x)[1](x)]
     assert dtypes == [torch.int64, torch.bool, torch.int64, torch.float32]
 
 
@@ -57,8 +78,14 @@ def test_random_numbers_are_not_equal():
     def function(x):
         return torch.rand_like(x), torch.rand_like(x)
 
-    first, second = torch_graph.trace(function, torch.zeros(8))(torch.zeros(8))
+    def constant(x):
+        return torch.rand(8)
+
+    _, replay = trace(function, torch.zeros(8))
+    first, second = replay(torch.zeros(8))
     assert not torch.equal(first, second)
+    _, replay = trace(constant, torch.zeros(8))
+    assert not torch.equal(replay(torch.zeros(8)), replay(torch.zeros(8)))
 
 
 def test_copies_that_are_written_to_are_still_copies():
@@ -78,19 +105,86 @@ def test_what_is_not_returned_is_not_done():
         return x.permute(1, 0).clone().reshape(-1).view(2, -1)
 
     targets = operations(check(function, torch.randn(4, 6), torch.randn(6, 9)))
-    aten = torch.ops.aten
-    assert targets == [aten.permute.default, aten.reshape.default]
+    assert targets == [aten.permute.default, torch.reshape]
 
 
-def test_stacks_of_stacks_are_stacked_once():
-    def function(x, y):
-        layers = [torch.stack([x + i, y * i], dim=1) for i in range(3)]
-        uneven = [torch.stack([x, y]), torch.stack([x - 1, y - 1])]
-        return torch.stack(layers, dim=1), torch.stack(uneven, dim=1)
+def rewritten(cache, values, index, layers=(0, 1, 2)):
+    """A cache with other values at an index, as KerasHub makes it."""
+    parts = []
+    for i in layers:
+        part = []
+        for j in range(2):
+            copy = cache[:, i, j].clone()
+            copy.index_put_((torch.arange(2)[:, None], index), values + i - j)
+            part.append(copy)
+        parts.append(torch.stack(part, dim=1))
+    return torch.stack(parts, dim=1)
 
-    module = check(function, torch.randn(2, 4), torch.randn(2, 4))
-    # The first in one; the second has its stacks in another dimension.
-    assert operations(module).count(torch.ops.aten.stack.default) == 4
+
+CACHE = torch.arange(2 * 3 * 2 * 5 * 4.0).reshape(2, 3, 2, 5, 4)
+VALUES, INDEX = -torch.ones(2, 1, 4), torch.tensor([[3], [1]])
+
+
+def test_a_donated_cache_is_written_to():
+    graph, replay = trace(rewritten, CACHE, VALUES, INDEX, donated=0)
+    cache = CACHE.clone()
+    result = replay(cache, VALUES, INDEX)
+    assert result is cache
+    assert torch.equal(cache, rewritten(CACHE, VALUES, INDEX))
+    assert aten.index_put.default not in operations(graph)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        # Layers in another order.
+        lambda *args: rewritten(*args, layers=(0, 2, 1)),
+        # Layers are missing.
+        lambda *args: rewritten(*args, layers=(0, 1)),
+        # What was written over is read.
+        lambda cache, *args: (rewritten(cache, *args), cache[:, 0, 0] + 1),
+        # In another shape.
+        lambda *args: rewritten(*args).transpose(1, 2),
+    ],
+)
+def test_what_is_not_the_donated_cache_is_another(function):
+    _, replay = trace(function, CACHE, VALUES, INDEX, donated=0)
+    cache = CACHE.clone()
+    torch.testing.assert_close(
+        replay(cache, VALUES, INDEX), function(CACHE, VALUES, INDEX)
+    )
+    assert torch.equal(cache, CACHE)
+
+
+def test_what_is_not_donated_is_not_written_to():
+    check(lambda cache, values: rewritten(cache, values, INDEX), CACHE, VALUES)
+
+
+@pytest.mark.parametrize("mask_heads", [1, 6])
+def test_repeated_keys_are_not_repeated(mask_heads):
+    def function(query, keys, values, mask):
+        keys, values = (
+            x.repeat_interleave(3, dim=2).transpose(1, 2)
+            for x in (keys, values)
+        )
+        return torch.nn.functional.scaled_dot_product_attention(
+            query.transpose(1, 2), keys, values, mask
+        )
+
+    graph = check(
+        function,
+        torch.randn(2, 4, 6, 8),
+        torch.randn(2, 5, 2, 8),
+        torch.randn(2, 5, 2, 8),
+        torch.randn(2, mask_heads, 4, 5),
+    )
+    inputs = {
+        tuple(node.args[1].meta["val"].shape)
+        for node in graph.module.graph.nodes
+        if node.target
+        is aten._scaled_dot_product_flash_attention_for_cpu.default
+    }
+    assert inputs == {(2, 2, 5, 8)}
 
 
 def test_large_products_are_onednns():
@@ -100,17 +194,17 @@ def test_large_products_are_onednns():
     def function(x, large, tied, small):
         return x @ large, x @ tied.T, x @ small
 
-    module = check(
+    graph = check(
         function,
         torch.randn(8, 256),
         torch.randn(256, 1024) / 16,
         torch.randn(1024, 256) / 16,
         torch.randn(256, 16),
     )
-    targets = operations(module)
+    targets = operations(graph)
     onednn = torch.ops.mkldnn._linear_pointwise.default
     assert targets.count(onednn) == 2
-    assert targets.count(torch.ops.aten.mm.default) == 1
+    assert targets.count(torch.mm) == 1
 
 
 def test_rows_share_products_and_attention():
@@ -123,10 +217,8 @@ def test_rows_share_products_and_attention():
         torch.tensor([0, 2, 5]),
     )
     with torch.no_grad():
-        targets = operations(
-            torch_graph.trace(lambda *args: lm._map_rows(*args), *arguments)
-        )
-    aten = torch.ops.aten
+        graph, _ = trace(lambda *args: lm._map_rows(*args), *arguments)
+    targets = operations(graph)
     assert aten.bmm.default not in targets
     attention = aten._scaled_dot_product_flash_attention_for_cpu.default
     assert targets.count(attention) == lm.model.backbone.num_layers
@@ -152,3 +244,22 @@ def test_replays_read_the_variables_of_the_day():
         assert call(x).tolist() == [3.0, 4.0]
         # Another shape is another graph.
         assert call(x[None]).tolist() == [[3.0, 4.0]]
+
+
+def test_held_weights_are_read_again_after():
+    variable = keras.Variable([1.0, 2.0])
+    lists = []
+
+    def variables():
+        lists.append([variable])
+        return lists[-1]
+
+    call = replayed(lambda x: x * variable, variables)
+    x = torch.tensor([1.0, 1.0])
+    with torch.no_grad():
+        for values in ([1.0, 2.0], [3.0, 4.0]):
+            variable.assign(values)
+            with held_weights():
+                assert call(x).tolist() == values
+                assert call(x + 0).tolist() == values
+    assert len(lists) == 2
