@@ -10,7 +10,6 @@ from torch.overrides import TorchFunctionMode
 
 from keras_skd.backend.torch_graph import Graph
 
-
 # What replayed functions read, while nothing is trained: see `held_weights`.
 _held = []
 
@@ -53,7 +52,8 @@ def replayed(function, variables, donated=None):
             state = variables()
             held[call] = state, [v.value for v in state], {}
         state, values, prepared = held[call]
-        shapes = tuple((x.shape, x.dtype) for x in tree.flatten(arguments))
+        tensors = tree.flatten(arguments)
+        shapes = tuple((x.shape, x.dtype) for x in tensors)
         if shapes not in prepared:
             key = (*(id(v) for v in state), *shapes)
             if key not in graphs:
@@ -64,7 +64,7 @@ def replayed(function, variables, donated=None):
         graph, weights = prepared[shapes]
         if graph is None:
             return function(*arguments)
-        return graph(weights, *arguments)
+        return graph(weights, tensors)
 
     return call
 

@@ -119,8 +119,9 @@ class Graph:
         views = [view(weights[i]) for i, view in self._views]
         return [*views, *self._constants]
 
-    def __call__(self, prepared, *arguments):
-        results = self.module(*prepared, *tree.flatten(arguments))
+    def __call__(self, prepared, tensors):
+        """The result, for arguments that are flat already."""
+        results = self.module.forward(*prepared, *tensors)
         return tree.pack_sequence_as(self._structure, results)
 
 

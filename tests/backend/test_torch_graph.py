@@ -12,7 +12,6 @@ from keras_skd.backend.torch_graph import Graph
 from keras_skd.decoding import CachedCausalLM
 from tests.writing import random_causal_lm
 
-
 aten = torch.ops.aten
 
 
@@ -27,7 +26,7 @@ def trace(function, *arguments, donated=None):
     graph = Graph(
         lambda weights, *args: function(*args), [], list(arguments), donated
     )
-    return graph, lambda *args: graph(graph.prepare([]), *args)
+    return graph, lambda *args: graph(graph.prepare([]), args)
 
 
 @torch.no_grad()
