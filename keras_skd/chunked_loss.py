@@ -14,6 +14,7 @@ import keras
 from keras import ops
 from keras import tree
 
+from keras_skd.backend import accumulate
 from keras_skd.backend import value_and_gradients
 from keras_skd.decoding.control_flow import while_loop
 
@@ -162,8 +163,8 @@ class ChunkedLoss:
                     state_gradients, (start, 0), chunk
                 )
                 weight_gradients = [
-                    a + ops.cast(b, a.dtype)
-                    for a, b in zip(weight_gradients, gradients)
+                    accumulate(total, ops.cast(more, total.dtype))
+                    for total, more in zip(weight_gradients, gradients)
                 ]
                 start = start + line.chunk_size
                 return start, total + value, state_gradients, weight_gradients

@@ -67,3 +67,12 @@ def value_and_gradients(function, arguments):
         `(value, gradients)`, the second a list of tensors.
     """
     return backend.value_and_gradients(function, list(arguments))
+
+
+def accumulate(total, more):
+    """`total + more`, for a `total` that is not used again.
+
+    PyTorch would make a new tensor, which takes much longer than to add if it
+    is large. Compilers see for themselves.
+    """
+    return backend.accumulate(total, more)

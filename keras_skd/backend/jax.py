@@ -11,3 +11,7 @@ def replayed(function, variables, donated=None):
 
 def value_and_gradients(function, arguments):
     return jax.value_and_grad(lambda args: function(*args))(arguments)
+
+
+def accumulate(total, more):
+    return total + more

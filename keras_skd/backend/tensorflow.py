@@ -29,3 +29,7 @@ def value_and_gradients(function, arguments):
     return value, tape.gradient(
         value, arguments, unconnected_gradients=unconnected
     )
+
+
+def accumulate(total, more):
+    return total + more

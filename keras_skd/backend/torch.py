@@ -79,6 +79,10 @@ def value_and_gradients(function, arguments):
     return value.detach(), list(gradients)
 
 
+def accumulate(total, more):
+    return total.add_(more)
+
+
 class row_map_scope(TorchFunctionMode):
     """Puts operations that `torch.vmap` and tracing can follow in the place of
     those they cannot, or that would be done one row at a time.

@@ -34,6 +34,8 @@ _COPIES = (
     aten.lift_fresh_copy.default,
 )
 
+_PARTS = (aten.select.int, aten.unsqueeze.default)
+
 _VIEWS = (
     aten.expand.default,
     aten.permute.default,
@@ -267,11 +269,9 @@ def _unrepeated(node):
         node = node.args[0]
     if node.target is not aten.unsqueeze.default or node.args[1] != rank - 1:
         return None
-    groups = node.args[0]
-    is_repeated = _shape(groups) == (*rest, _shape(groups)[-2], dim)
-    return (
-        groups if is_repeated and num_heads % _shape(groups)[-2] == 0 else None
-    )
+    num_groups = _shape(node.args[0])[-2]
+    is_repeated = _shape(node.args[0]) == (*rest, num_groups, dim)
+    return node.args[0] if is_repeated and num_heads % num_groups == 0 else None
 
 
 _REPLACEMENTS = {
@@ -293,10 +293,23 @@ def _overwrite(graph, inputs):
         for result in output.args[0]:
             writes = []
             place = _place(result, source, writes)
-            if writes and place == _place(source, source, writes):
+            if place != _place(source, source, writes):
+                continue
+            # Nobody else may read what will have been written over.
+            if writes and _is_read_by(source, writes):
                 for write in writes:
                     write.target = aten.index_put_.default
                 output.replace_input_with(result, source)
+
+
+def _is_read_by(node, writes):
+    """Whether a node and its parts go into `writes` and nowhere else."""
+    return all(
+        user.target is aten.stack.default
+        or (user in writes and user.args[0] is node)
+        or (user.target in _PARTS and _is_read_by(user, writes))
+        for user in node.users
+    )
 
 
 def _place(node, source, writes):
@@ -310,10 +323,8 @@ def _place(node, source, writes):
         return [i for i, n in enumerate(_shape(node)) if n > 1], {}
     if node.target is aten.index_put.default and not node.args[3:]:
         writes.append(node)
-        # Nobody else may read what will have been written over.
-        if len(node.args[0].users) == 1:
-            return _place(node.args[0], source, writes)
-    elif node.target in (aten.unsqueeze.default, aten.select.int):
+        return _place(node.args[0], source, writes)
+    elif node.target in _PARTS:
         place = _place(node.args[0], source, writes)
         if place is None or node.target is aten.unsqueeze.default:
             return place

@@ -142,6 +142,8 @@ def test_a_donated_cache_is_written_to():
         lambda *args: rewritten(*args, layers=(0, 1)),
         # What was written over is read.
         lambda cache, *args: (rewritten(cache, *args), cache[:, 0, 0] + 1),
+        lambda cache, *args: (rewritten(cache, *args), cache[:, 1] + 1),
+        lambda cache, *args: (rewritten(cache, *args), cache * 2),
         # In another shape.
         lambda *args: rewritten(*args).transpose(1, 2),
     ],
