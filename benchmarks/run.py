@@ -78,6 +78,9 @@ def make_jobs(args):
                 command += ["--only", *parts]
                 name = [shape, backend, *(parts if parts != possible else [])]
                 yield "-".join(name), backend, command
+            if shape == "smollm2" and "trained" in args.only:
+                command = [sys.executable, HERE / "trained_pair.py", *repeats]
+                yield f"{shape}-{backend}-trained", backend, command
         for part, script in PEERS.items():
             if part in args.only:
                 command = [args.peers, HERE / script, *common]
@@ -145,7 +148,7 @@ def parse_args():
     parser.add_argument(
         "--backends", nargs="+", choices=BACKENDS, default=BACKENDS
     )
-    everything = [*OURS, *PEERS, "memory"]
+    everything = [*OURS, "trained", *PEERS, "memory"]
     parser.add_argument(
         "--only", nargs="+", choices=everything, default=everything
     )

@@ -49,6 +49,7 @@ TRL_STEP = "TRL GKD step, no checkpointing"
 # What is divided by what: of the same backend, or of a peer.
 RATIOS = [
     (TRL_STEP, "SKD step, every draft accepted"),
+    (TRL_STEP, "SKD step, trained pair"),
     (TRL_STEP, "SKD step, K = 25"),
     (TRL_STEP, "on-policy step"),
     ("TRL GKD step, defaults", "on-policy step"),

@@ -3,6 +3,7 @@ import contextlib
 import jax
 
 row_map_scope = contextlib.nullcontext
+sampling_scope = contextlib.nullcontext
 
 
 def replayed(function, variables, donated=None):

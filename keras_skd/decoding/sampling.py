@@ -6,6 +6,8 @@ import random
 import keras_hub
 from keras import ops
 
+from keras_skd.backend import sampling_scope
+
 
 def get_sampler(identifier, name):
     """Resolves a KerasHub sampler that can sample a single next token.
@@ -78,7 +80,9 @@ def sample(sampler, logits):
         int32 tensor of shape `(batch,)`.
     """
     probabilities = sampler.compute_probabilities(logits)
-    return ops.cast(sampler.get_next_token(probabilities), "int32")
+    with sampling_scope():
+        token = sampler.get_next_token(probabilities)
+    return ops.cast(token, "int32")
 
 
 def log_probabilities(sampler, logits):
