@@ -27,6 +27,8 @@ def test_a_rollout_of_given_acceptance_and_length(benchmark):
         acceptance=ours.Controlled(),
         num_speculative_tokens=3,
         student_sampler=sampler,
+        # Would stop where it happens to draw the stop token.
+        teacher_sampler=ours.StopsAfter(1000),
     )
     distiller = ours.Bench(shape).distiller(rollout, (shapes.STOP_ID,))
     measure = ours.from_zero(
