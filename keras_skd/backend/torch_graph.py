@@ -296,20 +296,29 @@ def _overwrite(graph, inputs):
             if place != _place(source, source, writes):
                 continue
             # Nobody else may read what will have been written over.
-            if writes and _is_read_by(source, writes):
+            if writes and _is_read_by(source, _sources(result)):
                 for write in writes:
                     write.target = aten.index_put_.default
                 output.replace_input_with(result, source)
 
 
-def _is_read_by(node, writes):
-    """Whether a node and its parts go into `writes` and nowhere else."""
-    return all(
-        user.target is aten.stack.default
-        or (user in writes and user.args[0] is node)
-        or (user.target in _PARTS and _is_read_by(user, writes))
-        for user in node.users
+def _is_read_by(node, result):
+    """Whether a node and its parts are only read to make `result`."""
+    users = set(node.users)
+    if any(user.target is aten.index_put.default for user in users):
+        return len(users) == 1 and users <= result
+    return users <= result and all(
+        _is_read_by(user, result) for user in users if user.target in _PARTS
     )
+
+
+def _sources(node):
+    """A node and those that it takes parts, copies and stacks of."""
+    if node.target is aten.stack.default:
+        return {node}.union(*map(_sources, node.args[0]))
+    if node.target in (aten.index_put.default, *_PARTS):
+        return {node} | _sources(node.args[0])
+    return {node}
 
 
 def _place(node, source, writes):
@@ -323,8 +332,10 @@ def _place(node, source, writes):
         return [i for i, n in enumerate(_shape(node)) if n > 1], {}
     if node.target is aten.index_put.default and not node.args[3:]:
         writes.append(node)
-        return _place(node.args[0], source, writes)
-    elif node.target in _PARTS:
+        # What is written twice may be read in between.
+        is_first = node.args[0].target is not node.target
+        return _place(node.args[0], source, writes) if is_first else None
+    if node.target in _PARTS:
         place = _place(node.args[0], source, writes)
         if place is None or node.target is aten.unsqueeze.default:
             return place
@@ -335,7 +346,7 @@ def _place(node, source, writes):
         selected = dims[_position(shape, dim)]
         dims = [i for i in dims if i != selected]
         return dims, {**indices, selected: index}
-    elif node.target is aten.stack.default:
+    if node.target is aten.stack.default:
         places = [_place(part, source, writes) for part in node.args[0]]
         if None in places or len(places) == 1:
             return places[0]

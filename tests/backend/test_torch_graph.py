@@ -144,6 +144,10 @@ def test_a_donated_cache_is_written_to():
         lambda cache, *args: (rewritten(cache, *args), cache[:, 0, 0] + 1),
         lambda cache, *args: (rewritten(cache, *args), cache[:, 1] + 1),
         lambda cache, *args: (rewritten(cache, *args), cache * 2),
+        lambda cache, *args: (
+            rewritten(cache, *args),
+            torch.stack([cache[:, 0, 0], cache[:, 0, 1]]),
+        ),
         # In another shape.
         lambda *args: rewritten(*args).transpose(1, 2),
     ],
