@@ -38,15 +38,6 @@ def row_map(function, elements):
         return ops.vectorized_map(function, elements)
 
 
-def sampling_scope():
-    """A context to draw a token in.
-
-    On PyTorch, to draw from a large vocabulary takes as long as a layer or
-    two: `backend/torch.py` draws from the same distribution in another way.
-    """
-    return backend.sampling_scope()
-
-
 def replayed(function, variables, donated=None):
     """`function`, without the Python of Keras' layers after the first call.
 

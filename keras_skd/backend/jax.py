@@ -3,7 +3,6 @@ import contextlib
 import jax
 
 row_map_scope = contextlib.nullcontext
-sampling_scope = contextlib.nullcontext
 
 
 def replayed(function, variables, donated=None):

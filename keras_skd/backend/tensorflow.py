@@ -2,8 +2,6 @@ import contextlib
 
 import tensorflow as tf
 
-sampling_scope = contextlib.nullcontext
-
 
 @contextlib.contextmanager
 def row_map_scope():

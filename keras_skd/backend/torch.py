@@ -90,10 +90,6 @@ def row_map_scope():
     return _Substitution(_FOR_ROWS)
 
 
-def sampling_scope():
-    return _Substitution({torch.multinomial: _multinomial})
-
-
 class _Substitution(TorchFunctionMode):
     """Calls other functions in the place of some."""
 
@@ -104,24 +100,6 @@ class _Substitution(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         function = self._substitutes.get(function, function)
         return function(*args, **(kwargs or {}))
-
-
-def _multinomial(
-    probs, num_samples, replacement=False, *, generator=None, out=None
-):
-    # On a CPU, the original looks at one number after the other: of 8 x 49,152,
-    # that takes 8 ms, and this 1.
-    is_plain = num_samples == 1 and out is None
-    if not is_plain or probs.device.type != "cpu":
-        return torch.multinomial(
-            probs, num_samples, replacement, generator=generator, out=out
-        )
-    ends = torch.cumsum(probs, dim=-1, dtype=torch.float64)
-    uniform = torch.rand(
-        (*probs.shape[:-1], 1), generator=generator, dtype=torch.float64
-    )
-    # The first end beyond: a token of probability 0 ends where it begins.
-    return torch.searchsorted(ends, uniform * ends[..., -1:], right=True)
 
 
 def _einsum(equation, *operands):

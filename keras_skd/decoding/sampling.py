@@ -3,10 +3,12 @@
 import inspect
 import random
 
+import keras
 import keras_hub
 from keras import ops
 
-from keras_skd.backend import sampling_scope
+# About as many tokens in a block as there are blocks of a vocabulary.
+_BLOCK_SIZE = 256
 
 
 def get_sampler(identifier, name):
@@ -80,9 +82,37 @@ def sample(sampler, logits):
         int32 tensor of shape `(batch,)`.
     """
     probabilities = sampler.compute_probabilities(logits)
-    with sampling_scope():
-        token = sampler.get_next_token(probabilities)
-    return ops.cast(token, "int32")
+    # A subclass may do anything.
+    if type(sampler) is keras_hub.samplers.RandomSampler:
+        return _draw(probabilities, sampler.seed_generator)
+    return ops.cast(sampler.get_next_token(probabilities), "int32")
+
+
+def _draw(probabilities, seed):
+    """Draws what `keras.random.categorical` would, from one pass of sums.
+
+    Backends draw from a vocabulary with a random number for each token of it,
+    or by looking at one token after the other, which takes as long as several
+    layers. Here a block of tokens is drawn first, then a token of that block:
+    of all tokens at once, the sums would be too coarse for the unlikely ones.
+    """
+    size = probabilities.shape[-1]
+    padded = ops.pad(probabilities, [(0, 0), (0, -size % _BLOCK_SIZE)])
+    num_blocks = padded.shape[-1] // _BLOCK_SIZE
+    blocks = ops.reshape(padded, (-1, num_blocks, _BLOCK_SIZE))
+    uniform = keras.random.uniform(
+        (2, ops.shape(probabilities)[0], 1), seed=seed
+    )
+    block = _invert(ops.sum(blocks, axis=-1), uniform[0])
+    within = ops.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    return block * _BLOCK_SIZE + _invert(within, uniform[1])
+
+
+def _invert(weights, uniform):
+    """The first of the sums beyond `uniform`: none that has no weight."""
+    ends = ops.cumsum(weights, axis=-1)
+    before = ends <= uniform * ends[:, -1:]
+    return ops.sum(ops.cast(before, "int32"), axis=-1)
 
 
 def log_probabilities(sampler, logits):
