@@ -2,6 +2,7 @@
 
 import jax
 import keras
+import keras_hub
 import numpy as np
 from keras import ops
 from shapes import SEED
@@ -9,6 +10,7 @@ from timing import timed
 
 from keras_skd.chunked_loss import ChunkedLoss
 from keras_skd.decoding import CachedCausalLM
+from keras_skd.decoding.sampling import sample
 from keras_skd.losses import ForwardKL
 
 PROMPT, STUDENT = 1, 2  # As in a rollout's "sources".
@@ -23,7 +25,7 @@ def parts(bench, batch):
     shape = bench.shape
     teacher, student = bench.teacher, bench.student
     teacher_lm, student_lm = CachedCausalLM(teacher), CachedCausalLM(student)
-    key = jax.random.key(SEED)
+    sampler = keras_hub.samplers.RandomSampler(seed=SEED)
 
     def with_weights(function, variables, **jit_arguments):
         """Compiles a function that reads variables."""
@@ -38,20 +40,21 @@ def parts(bench, batch):
     def prefill(token_ids):
         cache = student_lm.empty_cache(*batch["token_ids"].shape)
         _, hidden_states, cache = student_lm.extend(token_ids, cache, 0)
-        return choose(hidden_states[:, -1], shape.prompt_length - 1), cache
+        return choose(hidden_states[:, -1]), cache
 
     def decode(token_ids, cache, index):
         _, hidden_states, cache = student_lm.extend(
             token_ids[:, None], cache, index
         )
-        return choose(hidden_states[:, 0], index), cache
+        return choose(hidden_states[:, 0]), cache
 
-    def choose(hidden_states, index):
-        logits = student_lm.logits(hidden_states)
-        return jax.random.categorical(jax.random.fold_in(key, index), logits)
+    def choose(hidden_states):
+        # The state of the seed stays as it is: the same numbers at each token.
+        return sample(sampler, student_lm.logits(hidden_states))
 
-    prefill = with_weights(prefill, student.variables)
-    decode = with_weights(decode, student.variables, donate_argnums=2)
+    variables = [*student.variables, sampler.seed_generator.state]
+    prefill = with_weights(prefill, variables)
+    decode = with_weights(decode, variables, donate_argnums=2)
     prompts = ops.convert_to_tensor(
         batch["token_ids"][:, : shape.prompt_length]
     )
