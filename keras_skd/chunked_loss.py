@@ -14,7 +14,7 @@ import keras
 from keras import ops
 from keras import tree
 
-from keras_skd.backend import accumulate
+from keras_skd.backend import scale
 from keras_skd.backend import value_and_gradients
 from keras_skd.decoding.control_flow import while_loop
 
@@ -156,16 +156,12 @@ class ChunkedLoss:
                     with self._head_scope(weights):
                         return self._chunk_value(chunk, chunk_targets)
 
-                value, (chunk, *gradients) = value_and_gradients(
-                    value, [chunk, *weights]
+                value, (chunk, *weight_gradients) = value_and_gradients(
+                    value, [chunk, *weights], weight_gradients
                 )
                 state_gradients = ops.slice_update(
                     state_gradients, (start, 0), chunk
                 )
-                weight_gradients = [
-                    accumulate(total, ops.cast(more, total.dtype))
-                    for total, more in zip(weight_gradients, gradients)
-                ]
                 start = start + line.chunk_size
                 return start, total + value, state_gradients, weight_gradients
 
@@ -180,7 +176,7 @@ class ChunkedLoss:
             def gradient(*args, upstream=None):
                 upstream = args[0] if upstream is None else upstream
                 return tuple(
-                    g * ops.cast(upstream, g.dtype)
+                    scale(g, ops.cast(upstream, g.dtype))
                     for g in (state_gradients, *weight_gradients)
                 )
 

@@ -56,23 +56,23 @@ def replayed(function, variables, donated=None):
     return backend.replayed(function, variables, donated)
 
 
-def value_and_gradients(function, arguments):
+def value_and_gradients(function, arguments, totals=()):
     """A scalar function's value and its gradient in each argument.
 
     Args:
         function: callable from the arguments to a scalar tensor.
         arguments: list of float tensors.
+        totals: list of tensors, to which the gradients in the last arguments
+            are added. They are not used again: PyTorch adds in place, as a new
+            tensor takes longer than the sum if it is large.
 
     Returns:
-        `(value, gradients)`, the second a list of tensors.
+        `(value, gradients)`, the second a list of tensors: the last are the
+        new totals.
     """
-    return backend.value_and_gradients(function, list(arguments))
+    return backend.value_and_gradients(function, list(arguments), list(totals))
 
 
-def accumulate(total, more):
-    """`total + more`, for a `total` that is not used again.
-
-    PyTorch would make a new tensor, which takes much longer than to add if it
-    is large. Compilers see for themselves.
-    """
-    return backend.accumulate(total, more)
+def scale(x, factor):
+    """`x * factor`, for an `x` that is not used again."""
+    return backend.scale(x, factor)

@@ -9,9 +9,14 @@ def replayed(function, variables, donated=None):
     return function
 
 
-def value_and_gradients(function, arguments):
-    return jax.value_and_grad(lambda args: function(*args))(arguments)
+def value_and_gradients(function, arguments, totals):
+    value, gradients = jax.value_and_grad(lambda args: function(*args))(
+        arguments
+    )
+    first = len(gradients) - len(totals)
+    sums = [t + g.astype(t.dtype) for t, g in zip(totals, gradients[first:])]
+    return value, [*gradients[:first], *sums]
 
 
-def accumulate(total, more):
-    return total + more
+def scale(x, factor):
+    return x * factor

@@ -21,15 +21,19 @@ def replayed(function, variables, donated=None):
     return function
 
 
-def value_and_gradients(function, arguments):
+def value_and_gradients(function, arguments, totals):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(arguments)
         value = function(*arguments)
-    unconnected = tf.UnconnectedGradients.ZERO
-    return value, tape.gradient(
-        value, arguments, unconnected_gradients=unconnected
+    gradients = tape.gradient(
+        value,
+        arguments,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
+    first = len(gradients) - len(totals)
+    sums = [t + tf.cast(g, t.dtype) for t, g in zip(totals, gradients[first:])]
+    return value, [*gradients[:first], *sums]
 
 
-def accumulate(total, more):
-    return total + more
+def scale(x, factor):
+    return x * factor

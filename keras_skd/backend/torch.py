@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from keras_skd.backend.torch_graph import Graph
+from keras_skd.backend.torch_products import Multiplication
 
 # What replayed functions read, while nothing is trained: see `held_weights`.
 _held = []
@@ -69,18 +70,28 @@ def replayed(function, variables, donated=None):
     return call
 
 
-def value_and_gradients(function, arguments):
+def value_and_gradients(function, arguments, totals):
     arguments = [x.detach().requires_grad_() for x in arguments]
-    with torch.enable_grad():
+    first = len(arguments) - len(totals)
+    multiply = Multiplication(list(zip(arguments[first:], totals)))
+    with torch.enable_grad(), _Substitution({torch.matmul: multiply}):
         value = function(*arguments)
-        gradients = torch.autograd.grad(
-            value, arguments, allow_unused=True, materialize_grads=True
-        )
-    return value.detach(), list(gradients)
+        gradients = torch.autograd.grad(value, arguments, allow_unused=True)
+    for total, gradient in zip(totals, gradients[first:]):
+        if gradient is not None:
+            total.add_(gradient)
+    gradients = [
+        torch.zeros_like(x) if gradient is None else gradient
+        for x, gradient in zip(arguments[:first], gradients)
+    ]
+    return value.detach(), [*gradients, *totals]
 
 
-def accumulate(total, more):
-    return total.add_(more)
+def scale(x, factor):
+    result = x.mul_(factor).detach()
+    # To what nobody else holds on to, autograd may add in place.
+    x.set_()
+    return result
 
 
 def row_map_scope():

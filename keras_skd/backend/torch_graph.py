@@ -5,8 +5,7 @@ layers, copies what it could view, and views what it viewed already. A replayed
 graph pays for each operation, so those that change nothing are left out, and
 those that do the same at each call are done once. A cache is written to, where
 KerasHub writes to copies of its parts and stacks these. And products of a few
-rows with large weights, which is what decoding is made of, are left to oneDNN,
-as `torch.compile` does on a CPU: it is twice as fast.
+rows with large weights, which is what decoding is made of, are left to oneDNN.
 """
 
 import torch
@@ -19,10 +18,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 from torch.fx.node import map_arg
 
-aten = torch.ops.aten
+from keras_skd.backend.torch_products import suits_onednn
 
-# Below, a call of oneDNN takes longer than it gains.
-_SMALLEST_WEIGHTS = 2**17
+aten = torch.ops.aten
 
 # What a graph may hold on to, in numbers.
 _LARGEST_CONSTANT = 2**20
@@ -199,10 +197,7 @@ def _index_by_int64(node, insert):
 
 
 def _multiply_by_onednn(node, insert):
-    x, weights = (source.meta["val"] for source in node.args)
-    if not torch.backends.mkldnn.is_available() or x.device.type != "cpu":
-        return
-    if x.dtype == torch.float32 and weights.numel() >= _SMALLEST_WEIGHTS:
+    if suits_onednn(*(source.meta["val"] for source in node.args)):
         transposed = insert(aten.t.default, node.args[1])
         node.target = torch.ops.mkldnn._linear_pointwise.default
         node.args = (node.args[0], transposed, None, "none", [], None)
