@@ -1,11 +1,14 @@
 """KerasHub samplers, one token at a time."""
 
+import functools
 import inspect
 import random
 
 import keras
 import keras_hub
 from keras import ops
+
+from keras_skd.backend import replayed
 
 # About as many tokens in a block as there are blocks of a vocabulary.
 _BLOCK_SIZE = 256
@@ -96,13 +99,19 @@ def _draw(probabilities, seed):
     layers. Here a block of tokens is drawn first, then a token of that block:
     of all tokens at once, the sums would be too coarse for the unlikely ones.
     """
+    uniform = keras.random.uniform(
+        (2, ops.shape(probabilities)[0], 1), seed=seed
+    )
+    return _at(probabilities, uniform)
+
+
+@functools.partial(replayed, variables=list)
+def _at(probabilities, uniform):
+    """The token at a place among all blocks, and then within one."""
     size = probabilities.shape[-1]
     padded = ops.pad(probabilities, [(0, 0), (0, -size % _BLOCK_SIZE)])
     num_blocks = padded.shape[-1] // _BLOCK_SIZE
     blocks = ops.reshape(padded, (-1, num_blocks, _BLOCK_SIZE))
-    uniform = keras.random.uniform(
-        (2, ops.shape(probabilities)[0], 1), seed=seed
-    )
     block = _invert(ops.sum(blocks, axis=-1), uniform[0])
     within = ops.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
     return block * _BLOCK_SIZE + _invert(within, uniform[1])
