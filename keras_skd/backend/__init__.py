@@ -74,5 +74,8 @@ def value_and_gradients(function, arguments, totals=()):
 
 
 def scale(x, factor):
-    """`x * factor`, for an `x` that is not used again."""
+    """`x * factor`, for an `x` that is not used again.
+
+    PyTorch scales it in place, and takes its memory: `x` is empty afterwards.
+    """
     return backend.scale(x, factor)

@@ -102,11 +102,12 @@ def _draw(probabilities, seed):
     uniform = keras.random.uniform(
         (2, ops.shape(probabilities)[0], 1), seed=seed
     )
-    return _at(probabilities, uniform)
+    return _token_at(probabilities, uniform)
 
 
+# It reads no variables: the list of them is empty.
 @functools.partial(replayed, variables=list)
-def _at(probabilities, uniform):
+def _token_at(probabilities, uniform):
     """The token at a place among all blocks, and then within one."""
     size = probabilities.shape[-1]
     padded = ops.pad(probabilities, [(0, 0), (0, -size % _BLOCK_SIZE)])

@@ -5,6 +5,7 @@ if keras.config.backend() != "torch":
     pytest.skip("how PyTorch multiplies", allow_module_level=True)
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras_skd.backend import scale
 from keras_skd.backend import value_and_gradients
@@ -92,6 +93,28 @@ def test_products_are_onednns():
     torch.testing.assert_close(linear(x, weights), x @ weights.T)
     assert not suits_onednn(x.double(), weights.T.double())
     assert not suits_onednn(x, weights[:10].T)
+
+
+class _Calls(TorchDispatchMode):
+    """Counts the operations that are run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_head_costs_two_products_of_onednn_and_a_sum_in_place():
+    arguments = _arguments(*SIZES[0])
+    total = torch.zeros_like(arguments[1])
+    with _Calls() as calls:
+        value_and_gradients(FUNCTIONS["transposed"], arguments, [total])
+    assert calls.names.count("_linear_pointwise") == 2
+    assert calls.names.count("addmm_") == 1
+    assert "mm" not in calls.names
 
 
 def test_what_was_scaled_belongs_to_nobody_else():

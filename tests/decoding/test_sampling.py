@@ -55,6 +55,16 @@ def test_it_draws_what_the_samplers_own_operation_draws():
         check(np.bincount(tokens, minlength=4), probabilities)
 
 
+def test_it_does_without_the_samplers_own_operation(monkeypatch):
+    def get_next_token(self, probabilities):
+        raise AssertionError("a random number for each token is slow")
+
+    monkeypatch.setattr(
+        keras_hub.samplers.RandomSampler, "get_next_token", get_next_token
+    )
+    assert draw([1e-30, 1.0, 1e-30], num_rows=2).tolist() == [1, 1]
+
+
 def test_temperature_counts():
     probabilities = np.array([0.7, 0.2, 0.1])
     tokens = draw(probabilities, num_rows=10_000, temperature=0.5)
