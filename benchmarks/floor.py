@@ -8,9 +8,9 @@ from keras import ops
 from shapes import SEED
 from timing import timed
 
-from keras_skd.chunked_loss import ChunkedLoss
+from keras_skd._objective.chunked_loss import ChunkedLoss
 from keras_skd.decoding import CachedCausalLM
-from keras_skd.decoding.sampling import sample
+from keras_skd.decoding._sampling import sample
 from keras_skd.losses import ForwardKL
 
 PROMPT, STUDENT = 1, 2  # As in a rollout's "sources".

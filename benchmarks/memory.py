@@ -54,8 +54,8 @@ def make_function(variant, vocabulary_size, hidden_dim):
     from ours import make_model
     from shapes import Llama
 
-    from keras_skd.backend import value_and_gradients
-    from keras_skd.chunked_loss import ChunkedLoss
+    from keras_skd._backend import value_and_gradients
+    from keras_skd._objective.chunked_loss import ChunkedLoss
     from keras_skd.decoding import CachedCausalLM
     from keras_skd.losses import ForwardKL
 

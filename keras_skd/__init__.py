@@ -4,6 +4,7 @@ from keras_skd import acceptance
 from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd import schedules
-from keras_skd.distiller import Distiller
+from keras_skd._distiller import Distiller
+from keras_skd._source import Source
 
 __version__ = "0.1.0"

@@ -24,7 +24,7 @@ STOP = 5
 def train():
     """Three steps of speculative distillation, with nothing random in them."""
     import keras_skd
-    from tests import writing
+    from tests.support import writing
 
     student = writing.random_causal_lm("llama", seed=1, num_layers=1)
     teacher = writing.random_causal_lm("llama", seed=2)

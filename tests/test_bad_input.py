@@ -13,8 +13,8 @@ import tensorflow as tf
 
 import keras_skd
 from keras_skd import rollouts
-from tests import tokenizers
-from tests.causal_lms import causal_lm
+from tests.support import tokenizers
+from tests.support.causal_lms import causal_lm
 
 LENGTH = 8
 TINY = dict(

@@ -11,9 +11,9 @@ from keras import ops
 
 import keras_skd
 from keras_skd import rollouts
-from tests import tokenizers
-from tests.causal_lms import causal_lm
-from tests.losses.numerics import gradient
+from tests.support import tokenizers
+from tests.support.causal_lms import causal_lm
+from tests.support.numerics import gradient
 
 LENGTH = 12
 PROMPT, STUDENT, TEACHER, DATA = 1, 2, 3, 4

@@ -10,9 +10,9 @@ from keras import ops
 import keras_skd
 from keras_skd import acceptance
 from keras_skd import rollouts
-from tests import frequencies
-from tests import tokenizers
-from tests import writing
+from tests.support import frequencies
+from tests.support import tokenizers
+from tests.support import writing
 
 # Few enough sequences to enumerate: a prompt, then up to three tokens of
 # five, of which one ends the sequence.

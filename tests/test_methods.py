@@ -8,14 +8,14 @@ import pytest
 from keras import ops
 
 import keras_skd
+from keras_skd import _source as sources
 from keras_skd import acceptance
 from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd import schedules
-from keras_skd import sources
-from tests import writing
-from tests.methods import METHODS
-from tests.methods import markdown
+from tests.support import writing
+from tests.support.methods import METHODS
+from tests.support.methods import markdown
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 VOCABULARY_SIZE = 48
@@ -113,7 +113,7 @@ def _distance(teacher, student, data, context):
 @pytest.mark.parametrize("name", METHODS)
 def test_method(models, name, monkeypatch):
     # One width of teacher pass to compile, and not three.
-    monkeypatch.setattr(rollouts.speculative, "_CHOICES", (2,))
+    monkeypatch.setattr(rollouts._speculative, "_CHOICES", (2,))
     teacher, student, weights, prompts, data = models
     method = METHODS[name]
     rollout = rollouts.get(eval(method.rollout, NAMES))

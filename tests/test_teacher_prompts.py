@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 import keras_skd
+from keras_skd import _source as sources
 from keras_skd import acceptance
 from keras_skd import rollouts
-from keras_skd import sources
-from keras_skd.preprocessing import Packer
-from tests import tokenizers
-from tests import writing
-from tests.causal_lms import VOCABULARY_SIZE
+from keras_skd._preprocessing.preprocessing import Packer
+from tests.support import tokenizers
+from tests.support import writing
+from tests.support.causal_lms import VOCABULARY_SIZE
 
 LENGTH = 14
 TEACHER_LENGTH = 20

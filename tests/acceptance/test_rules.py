@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_skd import acceptance
 from keras_skd import schedules
-from tests import frequencies
+from tests.support import frequencies
 
 SIZE = 9
 DRAWS = 20_000

@@ -6,11 +6,11 @@ if keras.config.backend() != "torch":
 
 import torch
 
-from keras_skd.backend import replayed
-from keras_skd.backend.torch import held_weights
-from keras_skd.backend.torch_graph import Graph
+from keras_skd._backend import replayed
+from keras_skd._backend.torch.graph import Graph
+from keras_skd._backend.torch.operations import held_weights
 from keras_skd.decoding import CachedCausalLM
-from tests.writing import random_causal_lm
+from tests.support.writing import random_causal_lm
 
 aten = torch.ops.aten
 

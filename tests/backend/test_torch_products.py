@@ -7,10 +7,10 @@ if keras.config.backend() != "torch":
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from keras_skd.backend import scale
-from keras_skd.backend import value_and_gradients
-from keras_skd.backend.torch_products import linear
-from keras_skd.backend.torch_products import suits_onednn
+from keras_skd._backend import scale
+from keras_skd._backend import value_and_gradients
+from keras_skd._backend.torch.products import linear
+from keras_skd._backend.torch.products import suits_onednn
 
 # Large enough for oneDNN, and not.
 SIZES = [(64, 2048), (4, 8)]

@@ -7,12 +7,12 @@ from keras import ops
 from keras import tree
 
 from keras_skd.decoding import CachedCausalLM
-from tests.causal_lms import ARCHITECTURES
-from tests.causal_lms import RECURRENT
-from tests.causal_lms import VOCABULARY_SIZE
-from tests.writing import compiled
-from tests.writing import forward
-from tests.writing import random_causal_lm
+from tests.support.causal_lms import ARCHITECTURES
+from tests.support.causal_lms import RECURRENT
+from tests.support.causal_lms import VOCABULARY_SIZE
+from tests.support.writing import compiled
+from tests.support.writing import forward
+from tests.support.writing import random_causal_lm
 
 SEQUENCE_LENGTH = 16
 WIDTH = 3

@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_skd.decoding.control_flow import switch
-from keras_skd.decoding.control_flow import while_loop
-from tests.writing import compiled
+from keras_skd.decoding._control_flow import switch
+from keras_skd.decoding._control_flow import while_loop
+from tests.support.writing import compiled
 
 
 def variable(value):

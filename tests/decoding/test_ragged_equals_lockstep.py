@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 
 import keras_skd
+from keras_skd import _source as sources
 from keras_skd import acceptance
 from keras_skd import rollouts
-from keras_skd import sources
 from keras_skd.decoding import CachedCausalLM
-from tests.causal_lms import ARCHITECTURES
-from tests.causal_lms import RECURRENT
-from tests.causal_lms import VOCABULARY_SIZE
-from tests.decoding.algorithm_1 import write_greedily
 from tests.decoding.test_cached_causal_lm import expected_to_differ
-from tests.writing import compiled
-from tests.writing import forward
-from tests.writing import prompts
-from tests.writing import random_causal_lm
-from tests.writing import write
-from tests.writing import writer
+from tests.support.algorithm_1 import write_greedily
+from tests.support.causal_lms import ARCHITECTURES
+from tests.support.causal_lms import RECURRENT
+from tests.support.causal_lms import VOCABULARY_SIZE
+from tests.support.writing import compiled
+from tests.support.writing import forward
+from tests.support.writing import prompts
+from tests.support.writing import random_causal_lm
+from tests.support.writing import write
+from tests.support.writing import writer
 
 LENGTH = 16
 NUM_DRAFTS = 3

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_skd.decoding.sampling import sample
-from tests.frequencies import check
+from keras_skd.decoding._sampling import sample
+from tests.support.frequencies import check
 
 
 def draw(probabilities, num_rows, seed=0, **kwargs):

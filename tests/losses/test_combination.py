@@ -3,7 +3,7 @@ import pytest
 from keras import ops
 
 from keras_skd import losses
-from tests.losses import numerics
+from tests.support import numerics
 
 TOKEN_IDS = np.array([[1, 5, 0, 2], [3, 3, 6, 0]], "int32")
 SOURCES = np.array([[2, 3, 4, 0], [3, 2, 0, 0]], "int32")

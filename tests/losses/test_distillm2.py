@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 from keras_skd import losses
-from tests.losses import numerics
+from tests.support import numerics
 
 # A teacher's response, a student's, one that both have a part in, and none.
 SOURCES = np.array(

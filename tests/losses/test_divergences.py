@@ -6,9 +6,9 @@ import pytest
 from keras import ops
 
 from keras_skd import losses
-from keras_skd.losses.log_space import top_k_and_rest
-from tests.losses import numerics
-from tests.losses.numerics import kl
+from keras_skd.losses._log_space import top_k_and_rest
+from tests.support import numerics
+from tests.support.numerics import kl
 
 
 def _jsd(beta):

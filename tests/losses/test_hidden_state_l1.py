@@ -9,8 +9,8 @@ from keras import ops
 
 import keras_skd
 from keras_skd.losses import HiddenStateL1
-from tests import writing
-from tests.losses import numerics
+from tests.support import numerics
+from tests.support import writing
 
 # Rows that predict three, one and no tokens of a response.
 MASK = np.array([[0, 1, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0]], "bool")

@@ -3,7 +3,7 @@ import pytest
 from keras import ops
 
 from keras_skd import losses
-from tests.losses import numerics
+from tests.support import numerics
 
 VALUES = np.array([[1, 2, 3, 9], [4, 9, 9, 9]], "float32")
 MASK = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], "int32")

@@ -13,11 +13,11 @@ import pytest
 import keras_skd
 from keras_skd import acceptance
 from keras_skd import rollouts
-from tests.rollouts import exact
-from tests.writing import AcceptNothing
-from tests.writing import forward
-from tests.writing import random_causal_lm
-from tests.writing import writer
+from tests.support import exact
+from tests.support.writing import AcceptNothing
+from tests.support.writing import forward
+from tests.support.writing import random_causal_lm
+from tests.support.writing import writer
 
 VOCABULARY_SIZE = 5
 LENGTH = 5

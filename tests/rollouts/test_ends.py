@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 import keras_skd
+from keras_skd import _source as sources
 from keras_skd import acceptance
 from keras_skd import rollouts
-from keras_skd import sources
-from tests.causal_lms import VOCABULARY_SIZE
-from tests.decoding.algorithm_1 import write_greedily
-from tests.writing import AcceptNothing
-from tests.writing import forward
-from tests.writing import prompts
-from tests.writing import random_causal_lm
-from tests.writing import write
-from tests.writing import writer
+from tests.support.algorithm_1 import write_greedily
+from tests.support.causal_lms import VOCABULARY_SIZE
+from tests.support.writing import AcceptNothing
+from tests.support.writing import forward
+from tests.support.writing import prompts
+from tests.support.writing import random_causal_lm
+from tests.support.writing import write
+from tests.support.writing import writer
 
 LENGTH = 16
 LENGTHS = (1, 1, 2, 3, 5, 7, LENGTH - 2, LENGTH - 1, LENGTH)

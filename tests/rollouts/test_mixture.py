@@ -14,14 +14,14 @@ import pytest
 from keras import ops
 
 import keras_skd
+from keras_skd import _source as sources
 from keras_skd import rollouts
 from keras_skd import schedules
-from keras_skd import sources
 from keras_skd.decoding import finish
-from tests import frequencies
-from tests import writing
-from tests.causal_lms import VOCABULARY_SIZE
-from tests.decoding.algorithm_1 import write_greedily
+from tests.support import frequencies
+from tests.support import writing
+from tests.support.algorithm_1 import write_greedily
+from tests.support.causal_lms import VOCABULARY_SIZE
 
 ROWS = 4000
 LENGTH = 4

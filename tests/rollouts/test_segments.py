@@ -6,9 +6,9 @@ import pytest
 from keras import ops
 
 import keras_skd
+from keras_skd import _source as sources
 from keras_skd import rollouts
-from keras_skd import sources
-from tests import writing
+from tests.support import writing
 
 LENGTH = 36
 STOPS = (3, 7)

@@ -8,9 +8,9 @@ import pytest
 
 from keras_skd import acceptance
 from keras_skd import rollouts
-from tests.writing import prompts
-from tests.writing import random_causal_lm
-from tests.writing import write
+from tests.support.writing import prompts
+from tests.support.writing import random_causal_lm
+from tests.support.writing import write
 
 
 def sampler(**config):

@@ -11,7 +11,7 @@ import keras_skd
 from keras_skd import acceptance
 from keras_skd import rollouts
 from keras_skd import schedules
-from tests import writing
+from tests.support import writing
 
 STEPS = np.array([0, 1, 5, 9, 10, 11, 1000])
 

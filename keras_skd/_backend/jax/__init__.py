@@ -1,0 +1,1 @@
+from keras_skd._backend.jax.trainer import RolloutTrainer

@@ -1,0 +1,1 @@
+from keras_skd._backend.tensorflow.trainer import RolloutTrainer

@@ -1,0 +1,1 @@
+from keras_skd._backend.torch.trainer import RolloutTrainer

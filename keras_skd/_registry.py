@@ -1,0 +1,204 @@
+"""One registry for each family of objects: losses, rollouts, rules, schedules.
+
+A registered class has a name (`"top_k"`), survives `get_config` and
+`from_config`, and prints as one line (`TopK(k=5)`).
+"""
+
+import difflib
+import inspect
+
+import keras
+
+_EMPTY = inspect.Parameter.empty
+
+
+class Registry:
+    """The classes of a family, by name.
+
+    Args:
+        base: the class that all members of the family derive from.
+        argument: str. What error messages call an identifier of this family,
+            such as `"loss"`.
+        module: str. Where users find the classes, such as
+            `"keras_skd.losses"`.
+    """
+
+    def __init__(self, base: type, argument: str, module: str):
+        self.base = base
+        self.argument = argument
+        self.module = module
+        self.classes: dict[str, type] = {}
+
+    def register(self, name: str | None = None):
+        """Decorator that adds a class, under a name if it is given one."""
+
+        def register(cls):
+            if name is not None:
+                self.classes[name] = cls
+            return keras.saving.register_keras_serializable("keras_skd")(cls)
+
+        return register
+
+    def get(self, identifier):
+        """Returns the object that an identifier stands for.
+
+        Args:
+            identifier: an instance or a subclass of `base`; the name of a
+                registered class (`"top_k"` or `"TopK"`); or a config, as
+                `serialize()` returns it.
+
+        Raises:
+            ValueError: if no class has that name, or its constructor needs
+                arguments.
+            TypeError: if it is none of the above.
+        """
+        if isinstance(identifier, str):
+            identifier = self._class_of_name(identifier)
+        elif isinstance(identifier, dict):
+            identifier = keras.saving.deserialize_keras_object(identifier)
+        if isinstance(identifier, type) and issubclass(identifier, self.base):
+            self._check_makes_itself(identifier)
+            return identifier()
+        if not isinstance(identifier, self.base):
+            raise TypeError(
+                f"`{self.argument}` must be a `{self.module}."
+                f"{self.base.__name__}`, its name or its config. Received: "
+                f"{identifier!r} of type {type(identifier).__name__}"
+            )
+        return identifier
+
+    def serialize(self, instance) -> dict:
+        """Returns the config of an instance, which JSON can hold."""
+        return keras.saving.serialize_keras_object(instance)
+
+    def deserialize(self, config: dict, custom_objects: dict | None = None):
+        """Returns the object that a config describes.
+
+        Args:
+            config: dict, as `serialize()` returns it.
+            custom_objects: dict from names to classes that are not registered
+                with Keras. Defaults to `None`.
+
+        Raises:
+            TypeError: if the config describes an object of another family.
+        """
+        return self.get(
+            keras.saving.deserialize_keras_object(config, custom_objects)
+        )
+
+    def _class_of_name(self, name):
+        by_class_name = {cls.__name__: cls for cls in self.classes.values()}
+        by_name = {**by_class_name, **self.classes}
+        if name not in by_name:
+            close = difflib.get_close_matches(name, by_name, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"`{self.argument}` must be one of {sorted(self.classes)}. "
+                f"Received: {name!r}.{hint}"
+            )
+        return by_name[name]
+
+    def _check_makes_itself(self, cls):
+        needed = [
+            name
+            for name, parameter in inspect.signature(cls).parameters.items()
+            if parameter.default is _EMPTY
+            and parameter.kind
+            not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        if needed:
+            arguments = ", ".join(f"{name}=..." for name in needed)
+            raise ValueError(
+                f"`{self.argument}={cls.__name__}` cannot be made by name, "
+                f"since {needed} have no default. Write "
+                f"`{self.module}.{cls.__name__}({arguments})` instead."
+            )
+
+
+class Configurable:
+    """An object that its config describes: what `get_config` returns.
+
+    The keys of the config are the arguments of the constructor.
+    """
+
+    def get_config(self) -> dict:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict):
+        return cls(**config)
+
+    def __repr__(self):
+        return describe(self)
+
+
+def describe(value) -> str:
+    """One line that shows how an object was made: `TopK(k=5)`.
+
+    Arguments that have their default are left out.
+    """
+    if isinstance(value, dict):
+        items = (f"{k!r}: {describe(v)}" for k, v in value.items())
+        return "{" + ", ".join(items) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(describe, value)) + "]"
+    has_repr = type(value).__repr__ is not object.__repr__
+    if not hasattr(value, "get_config") or (
+        has_repr and not isinstance(value, Configurable)
+    ):
+        return repr(value)
+    defaults = _defaults(type(value))
+    arguments = []
+    for name, described in value.get_config().items():
+        argument = getattr(value, name, described)
+        shown = describe(argument)
+        if name not in defaults or shown != describe(defaults[name]):
+            arguments.append(f"{name}={shown}")
+    return f"{type(value).__name__}({', '.join(arguments)})"
+
+
+def _defaults(cls):
+    """The default of every argument that a constructor takes or passes on."""
+    defaults = {}
+    for parent in reversed(cls.__mro__):
+        if "__init__" in vars(parent) and parent is not object:
+            signature = inspect.signature(parent.__init__)
+            for name, parameter in signature.parameters.items():
+                defaults[name] = parameter.default
+    return defaults
+
+
+def resolve(identifier, base, classes, argument):
+    """Turns a name, a config, a class or an instance into an instance.
+
+    Args:
+        identifier: a `base` instance or class, one of the names in `classes`,
+            or a config dict from `keras.saving.serialize_keras_object`.
+        base: the class that all members of the family have.
+        classes: dict from snake-case names to classes.
+        argument: str. The argument that it came from, for the errors.
+
+    Raises:
+        ValueError: if there is no member of that name.
+        TypeError: if it is nothing that can stand for a member.
+    """
+    if isinstance(identifier, str):
+        if identifier not in classes:
+            close = difflib.get_close_matches(identifier, classes, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise ValueError(
+                f"`{argument}` must be one of {sorted(classes)}. Received: "
+                f"{identifier!r}.{hint}"
+            )
+        identifier = classes[identifier]
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, type) and issubclass(identifier, base):
+        identifier = identifier()
+    if not isinstance(identifier, base):
+        kind = type(identifier).__name__
+        raise TypeError(
+            f"`{argument}` must be a `{base.__name__}`, its name or its "
+            f"config. Received: {identifier!r} of type {kind}"
+        )
+    return identifier

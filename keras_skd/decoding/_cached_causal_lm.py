@@ -1,0 +1,263 @@
+"""One face for every KerasHub causal LM: hidden states, logits, cache."""
+
+import functools
+import inspect
+
+import keras
+from keras import ops
+from keras import tree
+
+from keras_skd._backend import replayed
+from keras_skd._backend import row_map
+from keras_skd.decoding._control_flow import while_loop
+
+
+class CachedCausalLM:
+    """Forward passes of a KerasHub causal LM, with and without its cache.
+
+    KerasHub's models agree on `call_with_cache(token_ids, cache,
+    cache_update_index)`, but take one index for the whole batch, and differ in
+    the shape of their caches. This class hides the second and lifts the first:
+    `extend_rows` gives each row an index of its own. It knows nothing about
+    sampling, prompts or who writes.
+
+    Args:
+        model: a `keras_hub.models.CausalLM` with `call_with_cache`.
+
+    Attributes:
+        can_roll_back: bool. Whether tokens can be taken back by writing over
+            them. True where every cache tensor has one axis of positions;
+            recurrent models (RWKV-7, Qwen 3.5) fold the past into a state.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        parameters = inspect.signature(model.call_with_cache).parameters
+        self._takes_index = "cache_update_index" in parameters
+        # RWKV-7's own head is inside its backbone: there, "hidden states" are
+        # the logits themselves. Everybody else projects with the embedding.
+        self._has_head = isinstance(
+            model.backbone.token_embedding, keras.layers.ReversibleEmbedding
+        )
+        short, long = self._cache_spec(2), self._cache_spec(3)
+        self._cache_template = short
+        self._position_axes = [
+            [i for i, (m, n) in enumerate(zip(a.shape, b.shape)) if m != n]
+            for a, b in zip(tree.flatten(short), tree.flatten(long))
+        ]
+        self.can_roll_back = all(len(axes) == 1 for axes in self._position_axes)
+
+    @property
+    def vocabulary_size(self):
+        return self.model.output.shape[-1]
+
+    @property
+    def hidden_dim(self):
+        return self.model.backbone.output.shape[-1]
+
+    @property
+    def compute_dtype(self):
+        return self.model.compute_dtype
+
+    def _cache_spec(self, length):
+        # `_build_cache` also runs the model over the whole length; traced
+        # symbolically, it costs nothing and gives every family's shapes.
+        build = self.model._build_cache
+        rest = [None] * (len(inspect.signature(build).parameters) - 1)
+
+        class BuildCache(keras.Operation):
+            def call(self, token_ids):
+                return build(token_ids, *rest)[1]
+
+        return BuildCache().compute_output_spec(
+            keras.KerasTensor((1, length), "int32")
+        )
+
+    def empty_cache(self, batch_size, length):
+        """Zeros in the shape of the model's cache.
+
+        Args:
+            batch_size: int or scalar tensor.
+            length: int. The number of positions it has room for.
+        """
+
+        def zeros(spec, axes):
+            shape = [batch_size, *spec.shape[1:]]
+            for axis in axes:
+                shape[axis] = length
+            return ops.zeros(shape, dtype=spec.dtype)
+
+        leaves = [
+            zeros(spec, axes)
+            for spec, axes in zip(
+                tree.flatten(self._cache_template), self._position_axes
+            )
+        ]
+        return tree.pack_sequence_as(self._cache_template, leaves)
+
+    def hidden_states(self, token_ids, padding_mask, training=False):
+        """The final hidden states of a whole sequence, without a cache.
+
+        Args:
+            token_ids: int tensor of shape `(batch, length)`.
+            padding_mask: bool or int tensor of shape `(batch, length)`.
+            training: bool. Whether dropout is on.
+
+        Returns:
+            Tensor of shape `(batch, length, hidden_dim)`.
+        """
+        inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        return self.model.backbone(inputs, training=training)
+
+    def layer_reader(self, outputs):
+        """`hidden_states` and those of other layers, in one forward pass.
+
+        Args:
+            outputs: list of symbolic outputs of layers of the backbone.
+
+        Returns:
+            Callable like `hidden_states` that returns a list: the final hidden
+            states, then those of the layers.
+        """
+        backbone = self.model.backbone
+        reader = keras.Model(backbone.input, [backbone.output, *outputs])
+
+        def read(token_ids, padding_mask, training=False):
+            inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+            return reader(inputs, training=training)
+
+        return read
+
+    def logits(self, hidden_states):
+        """Projects hidden states to the vocabulary.
+
+        Args:
+            hidden_states: tensor of shape `(..., hidden_dim)`.
+
+        Returns:
+            Tensor of shape `(..., vocabulary_size)`.
+        """
+        if not self._has_head:
+            return hidden_states
+        return self.model.backbone.token_embedding(hidden_states, reverse=True)
+
+    @property
+    def head_variables(self):
+        """The variables that `logits` reads."""
+        if not self._has_head:
+            return []
+        return self.model.backbone.token_embedding.variables
+
+    def extend(self, token_ids, cache, index):
+        """Runs new tokens against the cache, all rows at one index.
+
+        Args:
+            token_ids: int tensor of shape `(batch, width)`.
+            cache: the cache from `empty_cache` or an earlier call.
+            index: int scalar. The position of the first column.
+
+        Returns:
+            `(logits, hidden_states, cache)`, the first two of shapes
+            `(batch, width, vocabulary_size)` and `(batch, width, hidden_dim)`.
+        """
+        if self._takes_index:
+            logits, hidden_states, cache = self.model.call_with_cache(
+                token_ids, cache, index
+            )
+        else:
+            # Left to itself, RWKV-7 takes token 0 for padding.
+            logits, hidden_states, cache = self.model.call_with_cache(
+                token_ids, cache, padding_mask=ops.ones_like(token_ids)
+            )
+        if not self._has_head:
+            hidden_states = logits
+        return logits, hidden_states, cache
+
+    def extend_rows(self, token_ids, cache, indices):
+        """Runs new tokens against the cache, each row at its own index.
+
+        Args:
+            token_ids: int tensor of shape `(batch, width)`.
+            cache: the cache from `empty_cache` or an earlier call. It may be
+                written over: go on with the one that is returned.
+            indices: int tensor of shape `(batch,)`. For each row, the position
+                of its first new token.
+
+        Returns:
+            As `extend`.
+        """
+        return self._extend_rows(token_ids, cache, indices)
+
+    def _map_rows(self, token_ids, cache, indices):
+        def extend_row(row):
+            tokens, cache, index = row
+            cache = tree.map_structure(lambda x: x[None], cache)
+            outputs = self.extend(tokens[None], cache, index)
+            return tree.map_structure(lambda x: x[0], outputs)
+
+        return row_map(extend_row, (token_ids, cache, indices))
+
+    @functools.cached_property
+    def _extend_rows(self):
+        return replayed(self._map_rows, lambda: self.model.variables, donated=1)
+
+    @functools.cached_property
+    def _fill(self):
+        # Without the logits, which nobody asks for.
+        return replayed(
+            lambda *arguments: self.extend(*arguments)[-1],
+            lambda: self.model.variables,
+            donated=1,
+        )
+
+    def prefill(self, token_ids, cache, start, stop, chunk=32):
+        """Fills the columns from `start` to `stop`, `chunk` at a time.
+
+        The number of chunks follows the longest prompt at run time, so a short
+        prompt in a long buffer costs little, without compiling again. Columns
+        past a row's own prompt are filled with whatever stands there; they are
+        written over before anything attends to them.
+
+        Args:
+            token_ids: int tensor of shape `(batch, sequence_length)`.
+            cache: the cache, filled up to `start`.
+            start: int.
+            stop: int scalar tensor. What lies beyond the cache is left out.
+            chunk: int. The number of columns run at once.
+
+        Returns:
+            The cache.
+        """
+        length = self._cache_length(cache)
+        chunk = min(chunk, length)
+        stop = ops.minimum(stop, length)
+
+        def body(start, cache):
+            # The last chunk is moved back to fit: running a column twice
+            # changes nothing.
+            index = ops.minimum(start, length - chunk)
+            columns = ops.take(token_ids, index + ops.arange(chunk), axis=1)
+            return start + chunk, self._fill(columns, cache, index)
+
+        _, cache = while_loop(
+            lambda start, cache: start < stop,
+            body,
+            (ops.convert_to_tensor(start, "int32"), cache),
+            constants=self.model.variables,
+        )
+        return cache
+
+    def grow_cache(self, cache, length):
+        """Makes room for `length` positions in a cache."""
+
+        def grow(x, axes):
+            paddings = [(0, 0)] * len(x.shape)
+            for axis in axes:
+                paddings[axis] = (0, length - x.shape[axis])
+            return ops.pad(x, paddings)
+
+        leaves = map(grow, tree.flatten(cache), self._position_axes)
+        return tree.pack_sequence_as(cache, list(leaves))
+
+    def _cache_length(self, cache):
+        return tree.flatten(cache)[0].shape[self._position_axes[0][0]]

@@ -1,0 +1,293 @@
+import keras
+from keras import ops
+
+from keras_skd import _source as source_codes
+from keras_skd.losses._distillation_loss import DistillationLoss
+from keras_skd.losses._log_space import Tensor
+from keras_skd.losses._log_space import kl_divergence
+from keras_skd.losses._log_space import log_mixture
+from keras_skd.losses._validation import check_number
+from keras_skd.losses._validation import check_positive_integer
+
+
+def distillm2_alpha(
+    author_log_probs: Tensor,
+    reader_log_probs: Tensor,
+    mask: Tensor,
+    alpha: float = 0.1,
+    min_alpha: float = 0.01,
+) -> Tensor:
+    """Returns DistiLLM-2's skew for each response that one model has written.
+
+    With `a` and `r` the probabilities that the model that wrote a response,
+    and the other one, give its tokens::
+
+        gap = exp(mean(log(a))) - exp(mean(log(r)))
+        skew = clip(1 - (1 - alpha) * mean(gap) / gap, min_alpha, alpha)
+
+    The first two means are over the tokens of a response, the third over the
+    responses. The skew keeps `(1 - skew) * gap`, about how far the two
+    distributions under the divergence are apart, the same for easy and for
+    hard responses.
+
+    Args:
+        author_log_probs: float tensor `(batch, length)`. The log-probabilities
+            of the tokens under the model that wrote them.
+        reader_log_probs: float tensor `(batch, length)`. The same under the
+            other model.
+        mask: bool tensor `(batch, length)`. The tokens that count. A row
+            without any is no response and has no part in the mean gap.
+        alpha: float. The skew of a response of average gap, and the largest.
+        min_alpha: float. The smallest skew.
+
+    Returns:
+        A float tensor `(batch,)`, without a gradient.
+    """
+    lengths = ops.sum(ops.cast(mask, author_log_probs.dtype), axis=-1)
+
+    def typical_probability(log_probs):
+        total = ops.sum(ops.where(mask, log_probs, 0.0), axis=-1)
+        return ops.exp(total / ops.maximum(lengths, 1.0))
+
+    # Zero in a row without tokens, where both are exp(0).
+    gaps = typical_probability(author_log_probs) - typical_probability(
+        reader_log_probs
+    )
+    responses = ops.sum(ops.cast(lengths > 0, gaps.dtype))
+    mean_gap = ops.sum(gaps) / ops.maximum(responses, 1.0)
+    # Two equal models have no gap; any finite ratio will do, and no NaN.
+    ratios = mean_gap / ops.where(gaps == 0, 1e-5, gaps)
+    skews = ops.clip(1.0 - (1.0 - alpha) * ratios, min_alpha, alpha)
+    return ops.stop_gradient(skews)
+
+
+def distillm2_beta(
+    epoch: int | Tensor,
+    num_epochs: int,
+    step: int | Tensor,
+    num_steps: int,
+    beta: float = 0.5,
+) -> Tensor:
+    """Returns DistiLLM-2's weight of the student's responses.
+
+    This is `clip(epoch / num_epochs + step / num_steps, beta, 1)`.
+
+    Args:
+        epoch: int or int tensor. Epochs completed.
+        num_epochs: int. Epochs in all.
+        step: int or int tensor. Updates done, since the first epoch.
+        num_steps: int. Updates in all.
+        beta: float. The smallest weight, at which training starts.
+
+    Returns:
+        A float scalar.
+    """
+    epoch = ops.cast(epoch, "float32")
+    step = ops.cast(step, "float32")
+    return ops.clip(epoch / num_epochs + step / num_steps, beta, 1.0)
+
+
+@keras.saving.register_keras_serializable(package="keras_skd")
+class DistiLLM2(DistillationLoss):
+    """The loss of DistiLLM-2, with both of its curricula.
+
+    With the teacher's probabilities `p` and the student's `q`, at every
+    position::
+
+        (1 - beta) * KL(p || alpha * p + (1 - alpha) * q)
+
+    if the token there is the teacher's or a data set's, and::
+
+        beta * KL(q || (1 - alpha) * p + alpha * q)
+
+    if it is the student's. `alpha` is another for each response: its argument
+    in the first epoch, then larger for a response on which the models differ
+    more, as `distillm2_alpha()` says. `beta` grows over the training, as
+    `distillm2_beta()` says, from the teacher's responses towards the
+    student's.
+
+    The paper trains on pairs of whole responses, one of each model, and its
+    `1 / 2|D|` is the mean over the rows of a batch that holds both. Where
+    student and teacher write one response in turn, each one's part of it has
+    an `alpha` of its own.
+
+    The paper's formula for `beta` leaves open what its steps count. Here they
+    are all updates since the first epoch, so that `beta` never falls. Its
+    released code trains with neither curriculum; that is
+    `keras_skd.losses.BySource(teacher=SkewKL(0.1), student=SkewReverseKL(0.1,
+    stop_gradient_mixture=True))`.
+
+    Args:
+        steps_per_epoch: int. Updates in an epoch.
+        epochs: int. Epochs in all.
+        alpha: float, in `(0, 1)`. The skew in the first epoch, and the largest
+            afterwards. Defaults to `0.1`.
+        min_alpha: float, in `(0, alpha]`. The smallest skew. Defaults to
+            `0.01`.
+        beta: float, in `[0, 1]`. The weight of the student's responses at the
+            start. Defaults to `0.5`.
+        stop_gradient_mixture: bool, as in `keras_skd.losses.SkewReverseKL`.
+            Defaults to `False`.
+        name: string. The name of the loss. Defaults to `"distillm2"`.
+        **kwargs: `temperature`, `top_k_targets`, `source_weights`,
+            `reduction` and `dtype`, as in
+            `keras_skd.losses.DistillationLoss`.
+
+    Call arguments:
+        This loss cannot be called on logits alone, since `alpha` depends on
+        the batch and `beta` on the step: call `prepare()`,
+        `position_values()`, then `reduce()`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_skd
+
+    teacher_logits = keras.random.normal((2, 4, 32))
+    student_logits = keras.random.normal((2, 4, 32))
+    token_ids = keras.random.randint((2, 4), 0, 32)
+    # A response of the teacher's and one of the student's.
+    sources = keras.ops.array([[3, 3, 3, 0], [2, 2, 2, 2]])
+    response_mask = sources > 1
+
+    def token_log_probs(logits):
+        log_probs = keras.ops.log_softmax(logits)
+        token = keras.ops.expand_dims(token_ids, -1)
+        return keras.ops.take_along_axis(log_probs, token, -1)[..., 0]
+
+    loss = keras_skd.losses.DistiLLM2(steps_per_epoch=100, epochs=3)
+    context = loss.prepare(
+        response_mask,
+        sources,
+        training_step=150,
+        teacher_token_log_probs=token_log_probs(teacher_logits),
+        student_token_log_probs=token_log_probs(student_logits),
+    )
+    values = loss.position_values(
+        teacher_logits, student_logits, token_ids, sources, context
+    )
+    loss.reduce(values, response_mask)
+    ```
+
+    References:
+        - [Ko et al., 2025](https://arxiv.org/abs/2503.07067)
+    """
+
+    needs_token_log_probs = True
+
+    def __init__(
+        self,
+        steps_per_epoch: int,
+        epochs: int,
+        alpha: float = 0.1,
+        min_alpha: float = 0.01,
+        beta: float = 0.5,
+        stop_gradient_mixture: bool = False,
+        name: str = "distillm2",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.steps_per_epoch = check_positive_integer(
+            "steps_per_epoch", steps_per_epoch
+        )
+        self.epochs = check_positive_integer("epochs", epochs)
+        self.alpha = check_number("alpha", alpha, "(0, 1)")
+        self.min_alpha = check_number(
+            "min_alpha", min_alpha, f"(0, {self.alpha}]"
+        )
+        self.beta = check_number("beta", beta, "[0, 1]")
+        self.stop_gradient_mixture = stop_gradient_mixture
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self.position_values(y_true, y_pred)
+
+    def prepare(
+        self,
+        response_mask: Tensor,
+        sources: Tensor,
+        training_step: int | Tensor,
+        teacher_token_log_probs: Tensor | None = None,
+        student_token_log_probs: Tensor | None = None,
+    ) -> dict:
+        if teacher_token_log_probs is None or student_token_log_probs is None:
+            raise ValueError(
+                "`DistiLLM2` adapts `alpha` to what both models think of the "
+                "tokens: pass `teacher_token_log_probs` and "
+                "`student_token_log_probs`. Received: None"
+            )
+        teacher = ops.cast(teacher_token_log_probs, self.dtype)
+        student = ops.cast(student_token_log_probs, self.dtype)
+        step = ops.cast(training_step, "int32")
+        epoch = step // self.steps_per_epoch
+        responses = ops.cast(response_mask, "bool")
+        by_student = ops.equal(sources, source_codes.STUDENT)
+        others = ops.logical_and(responses, ops.logical_not(by_student))
+
+        def adapt(author, reader, mask):
+            alphas = distillm2_alpha(
+                author, reader, mask, self.alpha, self.min_alpha
+            )
+            return ops.expand_dims(alphas, -1)
+
+        alpha = ops.where(
+            by_student,
+            adapt(student, teacher, ops.logical_and(responses, by_student)),
+            adapt(teacher, student, others),
+        )
+        beta = distillm2_beta(
+            epoch,
+            self.epochs,
+            step,
+            self.epochs * self.steps_per_epoch,
+            self.beta,
+        )
+        return {
+            "alpha": ops.where(epoch < 1, self.alpha, alpha),
+            "weight": ops.where(by_student, beta, 1.0 - beta),
+        }
+
+    def position_values(
+        self,
+        teacher_logits: Tensor | None,
+        student_logits: Tensor,
+        token_ids: Tensor | None = None,
+        sources: Tensor | None = None,
+        context: dict | None = None,
+    ) -> Tensor:
+        if sources is None or not context:
+            raise ValueError(
+                "`DistiLLM2` needs to know who wrote each token, and what "
+                "`prepare()` returned: call `position_values()` with `sources` "
+                f"and `context`. Received: sources={sources}, "
+                f"context={context}"
+            )
+        teacher, student = self._log_probs(teacher_logits, student_logits)
+        alpha = ops.expand_dims(context["alpha"], -1)
+        skew_kl = kl_divergence(teacher, log_mixture(teacher, student, alpha))
+        mixture = log_mixture(student, teacher, alpha)
+        if self.stop_gradient_mixture:
+            mixture = ops.stop_gradient(mixture)
+        values = context["weight"] * ops.where(
+            ops.equal(sources, source_codes.STUDENT),
+            kl_divergence(student, mixture),
+            skew_kl,
+        )
+        return self._apply_source_weights(values, sources)
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config.update(
+            {
+                "steps_per_epoch": self.steps_per_epoch,
+                "epochs": self.epochs,
+                "alpha": self.alpha,
+                "min_alpha": self.min_alpha,
+                "beta": self.beta,
+                "stop_gradient_mixture": self.stop_gradient_mixture,
+            }
+        )
+        return config
