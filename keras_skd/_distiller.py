@@ -2,18 +2,20 @@ import keras
 import keras_hub
 from keras import ops
 
-from keras_skd import _source as sources
 from keras_skd import _validation as validation
 from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd._backend import RolloutTrainer
-from keras_skd._generation import Generation
+from keras_skd._generation import Generator
 from keras_skd._generation import statistics
+from keras_skd._metrics import rollout_metrics
+from keras_skd._metrics import update_rollout_metrics
 from keras_skd._objective.chunked_loss import ChunkedLoss
 from keras_skd._preprocessing.preprocessing import Packer
 from keras_skd._preprocessing.preprocessing import prepare
 from keras_skd.decoding import CachedCausalLM
-from keras_skd.decoding import TeacherView
+from keras_skd.decoding._prompts import teacher_sequences
+from keras_skd.decoding._prompts import to_student_positions
 
 
 class Distiller(RolloutTrainer, keras.Model):
@@ -142,19 +144,9 @@ class Distiller(RolloutTrainer, keras.Model):
             teacher_sequence_length,
             {"teacher": teacher, "student": student},
         )
-        self._teacher_lm = CachedCausalLM(teacher)
-        self._student_lm = CachedCausalLM(student)
-        self.rollout_function = self.make_rollout_function(self.rollout)
-        self._generation_functions = {}
+        self._forget_compiled()
 
-        self._rollout_metrics = [
-            keras.metrics.Mean(name="teacher_token_fraction"),
-            keras.metrics.Mean(name="response_length"),
-        ]
-        if self.rollout.tests_drafts:
-            self._rollout_metrics.insert(
-                0, keras.metrics.Mean(name="acceptance_rate")
-            )
+        self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
         self.built = True
 
     @property
@@ -242,50 +234,37 @@ class Distiller(RolloutTrainer, keras.Model):
             outputs["logits"] = self._student_lm.logits(hidden_states)
         return outputs
 
-    def write(self, x, rollout):
-        """Lets a rollout write one batch of token ids. Compilable."""
-        written = rollout(
-            x,
+    # What the train step of each backend is made of: see `_backend/`.
+
+    def batch_of(self, data):
+        """The dict of tensors that Keras wraps up for its steps."""
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return batch
+
+    def has_responses(self, batch) -> bool:
+        """Whether the responses to score are given, and none is written."""
+        return "response_mask" in batch
+
+    def write(self, batch, rollout) -> dict:
+        """Lets a rollout write a batch. Can be compiled."""
+        return rollout(
+            batch,
             self._student_lm,
             self._teacher_lm,
             self.stop_token_ids,
             ops.convert_to_tensor(self.training_step),
         )
-        return _with_teacher_prompts(written, x)
 
-    def training_batch(self, data, write):
-        """One batch to train on: written by `write`, and counted."""
-        x = self._write_and_count(data, write)
-        self.training_step.assign_add(1)
-        return x
+    def take_responses(self, batch) -> dict:
+        """The batch with the responses that it has."""
+        return self.write(batch, rollouts.Supervised())
 
-    def _write_and_count(self, data, write):
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        x = write(x)
-        values = {}
-        written = ops.cast(x["response_mask"], "float32")
-        if self.rollout.tests_drafts:
-            stands = ops.cast(x["sources"] == sources.STUDENT, "float32")
-            values["acceptance_rate"] = stands, x["tested"]
-        by_teacher = ops.cast(x["sources"] == sources.TEACHER, "float32")
-        values["teacher_token_fraction"] = by_teacher, written
-        values["response_length"] = ops.sum(written, axis=1), None
-        for metric in self._rollout_metrics:
-            metric.update_state(*values[metric.name])
-        return x
+    def measure(self, rollout):
+        """Adds a written batch to the metrics of rollouts."""
+        update_rollout_metrics(self._rollout_metrics, rollout)
 
-    def test_batch(self, data, write):
-        """One batch to score: the data's responses, or written ones."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        if "response_mask" not in x:
-            return self._write_and_count(data, write)
-        return self.write(x, rollouts.Supervised())
-
-    def test_logs(self, logs, data):
-        """Leaves out what a rollout would have been measured by."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        if "response_mask" not in x:
-            return logs
+    def without_rollout_metrics(self, logs) -> dict:
+        """The logs of a batch that no rollout wrote."""
         names = [metric.name for metric in self._rollout_metrics]
         return {k: v for k, v in logs.items() if k not in names}
 
@@ -305,8 +284,7 @@ class Distiller(RolloutTrainer, keras.Model):
             y_pred["hidden_states"],
             teacher_hidden_states,
             x,
-            # The batch at hand was counted already.
-            training_step=self.training_step - int(training),
+            training_step=self.training_step,
             training=training,
         )
         if self._read_layers is not None:
@@ -323,9 +301,10 @@ class Distiller(RolloutTrainer, keras.Model):
         sequences = x["token_ids"], x["padding_mask"]
         if "teacher_token_ids" not in x:
             return read(*sequences)
-        view = TeacherView(x)
+        token_ids, padding_mask, offsets = teacher_sequences(x)
         return [
-            view.back(states) for states in read(*view.sequences(*sequences))
+            to_student_positions(states, offsets, x["token_ids"].shape[1])
+            for states in read(token_ids, padding_mask)
         ]
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -472,7 +451,7 @@ class Distiller(RolloutTrainer, keras.Model):
             validation.check_sequence_length(max_length, models, "max_length")
             pack = Packer(self.preprocessor, max_length)
         x = {k: ops.convert_to_tensor(v) for k, v in pack(inputs).items()}
-        rollout = self._generation_function(sampler)(x)
+        rollout = self._generate(x, sampler)
         rollout = {k: ops.convert_to_numpy(v) for k, v in rollout.items()}
         outputs = {
             "token_ids": rollout["token_ids"],
@@ -487,12 +466,12 @@ class Distiller(RolloutTrainer, keras.Model):
             return outputs, statistics(rollout)
         return outputs
 
-    def _generation_function(self, sampler):
-        if sampler not in self._generation_functions:
-            self._generation_functions[sampler] = self.make_rollout_function(
-                Generation(sampler, seed=self._seed)
-            )
-        return self._generation_functions[sampler]
+    def _forget_compiled(self):
+        """Makes anew what was compiled for the models as they were."""
+        self._teacher_lm = CachedCausalLM(self.teacher)
+        self._student_lm = CachedCausalLM(self.student)
+        self.rollout_function = self.make_rollout_function(self.rollout)
+        self._generate = Generator(self.make_rollout_function, self._seed)
 
     def _prepare(self, x, y, argument):
         if y is not None:
@@ -519,8 +498,3 @@ class Distiller(RolloutTrainer, keras.Model):
                 '"response_mask", for token ids). Add them, or choose a '
                 "rollout that writes its own."
             )
-
-
-def _with_teacher_prompts(rollout, x):
-    keys = set(x) & {"teacher_token_ids", "teacher_padding_mask"}
-    return {**rollout, **{key: x[key] for key in sorted(keys)}}

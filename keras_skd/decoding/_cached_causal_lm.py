@@ -228,7 +228,7 @@ class CachedCausalLM:
         Returns:
             The cache.
         """
-        length = self._cache_length(cache)
+        length = self.cache_length(cache)
         chunk = min(chunk, length)
         stop = ops.minimum(stop, length)
 
@@ -236,7 +236,9 @@ class CachedCausalLM:
             # The last chunk is moved back to fit: running a column twice
             # changes nothing.
             index = ops.minimum(start, length - chunk)
-            columns = ops.take(token_ids, index + ops.arange(chunk), axis=1)
+            columns = ops.take(
+                token_ids, index + ops.arange(chunk, dtype="int32"), axis=1
+            )
             return start + chunk, self._fill(columns, cache, index)
 
         _, cache = while_loop(
@@ -259,5 +261,6 @@ class CachedCausalLM:
         leaves = map(grow, tree.flatten(cache), self._position_axes)
         return tree.pack_sequence_as(cache, list(leaves))
 
-    def _cache_length(self, cache):
+    def cache_length(self, cache) -> int:
+        """The number of positions that a cache has room for."""
         return tree.flatten(cache)[0].shape[self._position_axes[0][0]]

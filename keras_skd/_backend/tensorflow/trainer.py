@@ -2,15 +2,23 @@ import tensorflow as tf
 
 
 class RolloutTrainer:
-    """Keras' TensorFlow train step, on what a rollout wrote."""
+    """Keras' TensorFlow train step, on what a rollout writes."""
 
     def train_step(self, data):
-        x = self.training_batch(data, self.rollout_function)
-        return super().train_step((x,))
+        rollout = self.rollout_function(self.batch_of(data))
+        self.measure(rollout)
+        logs = super().train_step((rollout,))
+        self.training_step.assign_add(1)
+        return logs
 
     def test_step(self, data):
-        x = self.test_batch(data, self.rollout_function)
-        return self.test_logs(super().test_step((x,)), data)
+        batch = self.batch_of(data)
+        if self.has_responses(batch):
+            logs = super().test_step((self.take_responses(batch),))
+            return self.without_rollout_metrics(logs)
+        rollout = self.rollout_function(batch)
+        self.measure(rollout)
+        return super().test_step((rollout,))
 
     def make_rollout_function(self, rollout):
         # Always by XLA, also where Keras leaves its own step to the graph

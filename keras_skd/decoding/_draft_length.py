@@ -1,3 +1,5 @@
+"""How many tokens the student drafts before the teacher reads them."""
+
 import keras
 from keras import ops
 
@@ -9,13 +11,13 @@ _COST_PER_TOKEN = 0.15
 _MEMORY = 64.0
 
 
-class NumDrafts:
-    """How many tokens the student drafts before the teacher reads them.
+class DraftLength:
+    """The policy for the number of drafts in a round.
 
-    With several choices, each round takes the one that is expected to cost
-    least per written token, at the acceptance rate seen so far: a student that
-    is rejected nearly always drafts one token, one that is accepted nearly
-    always many.
+    With several choices, each round takes the one with the lowest expected
+    cost per written token, at the acceptance rate seen so far: a student that
+    is nearly always rejected drafts one token, one that is nearly always
+    accepted drafts many.
 
     Args:
         choices: list of ints, ascending.
@@ -29,40 +31,40 @@ class NumDrafts:
         )
 
     @property
-    def variables(self):
+    def variables(self) -> list:
         return [self.estimate] if len(self.choices) > 1 else []
 
-    def initial(self):
+    def init(self):
         """The acceptance rate to begin a batch with, a scalar."""
         return ops.copy(self.estimate)
 
-    def __call__(self, acceptance, student_cost):
-        """The number of drafts of the next round, an int scalar.
+    def choose(self, acceptance_rate, student_cost: float):
+        """The number of drafts in the next round, an int32 scalar.
 
         Args:
-            acceptance: float scalar, the acceptance rate.
-            student_cost: float. What a student step costs, in teacher steps.
+            acceptance_rate: float scalar.
+            student_cost: float. The cost of a student step, in teacher steps.
         """
         choices = ops.array(self.choices, dtype="int32")
         if len(self.choices) == 1:
             return choices[0]
         n = ops.cast(choices, "float32")
         cost = n * student_cost + 1.0 + (n - 1.0) * _COST_PER_TOKEN
-        # The i-th draft is tested if all before it stood; each test writes a
-        # token.
-        acceptance = ops.clip(acceptance, 0.0, 0.999)
-        written = (1.0 - acceptance**n) / (1.0 - acceptance)
+        # The i-th draft is tested if all before it were accepted; each test
+        # writes a token.
+        rate = ops.clip(acceptance_rate, 0.0, 0.999)
+        written = (1.0 - rate**n) / (1.0 - rate)
         return choices[ops.argmin(cost / written)]
 
-    def update(self, acceptance, accepted, tested):
-        """The acceptance rate after a round, from its counts a row."""
+    def update(self, acceptance_rate, accepted, tested):
+        """The acceptance rate after a round, from its counts for each row."""
         if len(self.choices) == 1:
-            return acceptance
+            return acceptance_rate
         accepted = ops.sum(ops.cast(accepted, "float32"))
         tested = ops.sum(ops.cast(tested, "float32"))
-        return (acceptance * _MEMORY + accepted) / (_MEMORY + tested)
+        return (acceptance_rate * _MEMORY + accepted) / (_MEMORY + tested)
 
-    def remember(self, acceptance):
+    def commit(self, acceptance_rate):
         """Keeps the rate for the next batch."""
         if len(self.choices) > 1:
-            self.estimate.assign(acceptance)
+            self.estimate.assign(acceptance_rate)
