@@ -10,7 +10,7 @@ from keras_skd.acceptance import Lossless
 from keras_skd.decoding._sampling import get_sampler
 from keras_skd.rollouts import Speculative
 
-# Compiled functions to keep, one for each kind of sampler.
+# The number of compiled functions that are kept.
 _NUM_KEPT = 8
 
 
@@ -23,16 +23,20 @@ class LosslessSpeculative(Speculative):
 
     _bonus = True
 
-    def __init__(self, sampler):
+    def __init__(self, sampler, stop_token_ids):
         super().__init__(
             acceptance=Lossless(),
             student_sampler=sampler,
             teacher_sampler=sampler,
         )
+        self.stop_token_ids = stop_token_ids
+
+    def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
+        return super().call(batch, student, teacher, self.stop_token_ids)
 
 
 class Generator:
-    """Generates token ids, compiled once for each kind of sampler.
+    """Generates token ids, compiled once for each sampler and set of stops.
 
     Args:
         make_function: callable from a rollout to a function of a batch that
@@ -42,6 +46,7 @@ class Generator:
     Call arguments:
         batch: dict of `"token_ids"` and `"padding_mask"`, the prompts.
         sampler: a `keras_hub.samplers.Sampler` or its name.
+        stop_token_ids: tuple of ints.
 
     Returns:
         dict of the rollout.
@@ -52,11 +57,11 @@ class Generator:
         self._seed = seed
         self._functions = collections.OrderedDict()
 
-    def __call__(self, batch, sampler):
+    def __call__(self, batch, sampler, stop_token_ids):
         sampler = get_sampler(sampler, "sampler")
-        key = _key(sampler)
+        key = _key(sampler), stop_token_ids
         if key not in self._functions:
-            rollout = LosslessSpeculative(sampler)
+            rollout = LosslessSpeculative(sampler, stop_token_ids)
             if self._seed is not None:
                 rollout.set_seed(self._seed)
             # The sampler stays: a key may be its identity.

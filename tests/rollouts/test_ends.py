@@ -78,7 +78,7 @@ def test_nothing_accepted_is_the_teacher_alone():
     assert margin > 1e-4
     for rollout in (
         speculative(AcceptNothing()),
-        speculative(AcceptNothing(), "random", replace="argmax"),
+        speculative(AcceptNothing(), "random", teacher_sampler="greedy"),
         rollouts.Teacher("greedy"),
     ):
         written = write(rollout, *models(), batch, STOP)

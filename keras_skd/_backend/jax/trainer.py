@@ -1,6 +1,13 @@
 import jax
 import keras
 
+_GROUPS = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+
 
 class RolloutTrainer:
     """Keras' JAX train step, on what a rollout writes.
@@ -56,6 +63,18 @@ class RolloutTrainer:
             [scope.get_current_value(v) for v in group] for group in groups
         )
 
+    def sync_state(self):
+        """Gives the variables the state that a loop of Keras holds."""
+        self.jax_state_sync()
+
+    def _get_jax_state(self, **groups):
+        # Keras takes the values out of the variables, and notes them only
+        # after the step: if that fails, `sync_state` finds them here.
+        state = super()._get_jax_state(**groups)
+        names = [name for name in _GROUPS if groups.get(name)]
+        self._jax_state = dict(zip(names, state))
+        return state
+
     def make_rollout_function(self, rollout):
         states = rollout.variables
 
@@ -67,8 +86,7 @@ class RolloutTrainer:
             return written, [scope.get_current_value(v) for v in states]
 
         def call(batch):
-            # During `fit`, the values are with the trainer.
-            self.jax_state_sync()
+            self.sync_state()
             variables = [*self.variables, *states]
             values = [v.value for v in variables]
             written, values = rollout_function(values, batch)

@@ -20,6 +20,9 @@ class RolloutTrainer:
         self.measure(rollout)
         return super().test_step((rollout,))
 
+    def sync_state(self):
+        """Nothing to do: the variables hold the state."""
+
     def make_rollout_function(self, rollout):
         # Always by XLA, also where Keras leaves its own step to the graph
         # executor (on a CPU): that takes many times as long for a loop of

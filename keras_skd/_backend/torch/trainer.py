@@ -22,6 +22,9 @@ class RolloutTrainer:
         self.measure(rollout)
         return super().test_step((rollout,))
 
+    def sync_state(self):
+        """Nothing to do: the variables hold the state."""
+
     def make_rollout_function(self, rollout):
         @torch.no_grad()
         @held_weights()
