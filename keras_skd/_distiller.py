@@ -3,15 +3,20 @@ import keras_hub
 from keras import ops
 
 from keras_skd import _source as sources
-from keras_skd import _validation as validation
 from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd._backend import RolloutTrainer
+from keras_skd._checks import check_integer
+from keras_skd._compatibility import check_models
+from keras_skd._compatibility import shared_vocabulary_size
 from keras_skd._generation import Generation
 from keras_skd._generation import statistics
 from keras_skd._objective.chunked_loss import ChunkedLoss
-from keras_skd._preprocessing.preprocessing import Packer
-from keras_skd._preprocessing.preprocessing import prepare
+from keras_skd._preprocessing import Packer
+from keras_skd._preprocessing import pack_batch
+from keras_skd._preprocessing import pack_generate_inputs
+from keras_skd._preprocessing import prepare
+from keras_skd._stop_tokens import resolve_stop_token_ids
 from keras_skd.decoding import CachedCausalLM
 from keras_skd.decoding import TeacherView
 
@@ -40,13 +45,26 @@ class Distiller(RolloutTrainer, keras.Model):
         sequence_length: int. Number of tokens in a prompt and its response
             together. Defaults to the preprocessor's, or to the data's.
         stop_token_ids: `"auto"`, tuple of ints or `None`, the tokens that end
-            a response. Defaults to `"auto"`, the tokenizer's end tokens, or
-            none without a preprocessor.
+            a response. Defaults to `"auto"`, those at which KerasHub's own
+            `generate` of the teacher or of the student stops, or none without
+            a preprocessor.
         seed: int. Seeds every sampler that has no seed of its own: the same
             seed gives the same tokens. Defaults to `None`.
         teacher_sequence_length: int. Number of tokens in a prompt of the
             teacher's own and the response, where the data has
             `"teacher_prompts"`. Defaults to twice `sequence_length`.
+        vocabulary_size: int. Number of token ids that mean the same in both
+            models. Defaults to the size of the smaller head. Needed only where
+            the heads have different sizes and the models have no tokenizers
+            to compare.
+        long_prompts: what happens to prompts that leave no room for a
+            response: `"error"` (the default); `"skip"`, with a warning that
+            says how many (in a `tf.data.Dataset`, the remaining rows are
+            batched anew; in a `keras.utils.PyDataset`, a batch gets smaller,
+            and an empty one is replaced by the next); `"truncate_left"` or
+            `"truncate_right"`, which drop tokens from that side (but not the
+            start token) until one more fits. The same for
+            `"teacher_prompts"`.
         **kwargs: passed to `keras.Model`, such as `name`.
 
     Call arguments:
@@ -94,33 +112,38 @@ class Distiller(RolloutTrainer, keras.Model):
         stop_token_ids: str | tuple[int, ...] | None = "auto",
         seed: int | None = None,
         teacher_sequence_length: int | None = None,
+        vocabulary_size: int | None = None,
+        long_prompts: str = "error",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        validation.check_models(teacher, student)
-        validation.check_seed(seed)
+        check_models(teacher, student)
+        if seed is not None:
+            check_integer("seed", seed)
+        self.vocabulary_size = shared_vocabulary_size(
+            teacher, student, vocabulary_size
+        )
         if preprocessor is None:
             preprocessor = student.preprocessor
-        if preprocessor is not None:
-            validation.check_preprocessor(preprocessor)
-            if sequence_length is None:
-                sequence_length = preprocessor.sequence_length
-        if sequence_length is not None:
-            validation.check_sequence_length(
-                sequence_length, {"teacher": teacher, "student": student}
-            )
-        if teacher_sequence_length is not None:
-            validation.check_sequence_length(
-                teacher_sequence_length,
-                {"teacher": teacher},
-                "teacher_sequence_length",
-            )
+        # A preprocessor is no part of the compiled model: not tracked.
+        self._pack = Packer(
+            preprocessor,
+            sequence_length,
+            teacher_sequence_length,
+            {"teacher": teacher, "student": student},
+            self.vocabulary_size,
+            long_prompts,
+        )
         self.teacher = teacher
         self.teacher.trainable = False
         self.student = student
-        self.sequence_length = sequence_length
-        self.stop_token_ids = validation.resolve_stop_token_ids(
-            stop_token_ids, preprocessor, student.output.shape[-1]
+        self.sequence_length = self._pack.sequence_length
+        self.stop_token_ids = resolve_stop_token_ids(
+            stop_token_ids,
+            teacher,
+            student,
+            preprocessor,
+            self.vocabulary_size,
         )
         self.rollout = rollouts.get(
             rollouts.Speculative() if rollout is None else rollout
@@ -134,14 +157,7 @@ class Distiller(RolloutTrainer, keras.Model):
         )
         # Keras carries what it tracks from step to step, and saves it.
         self._rollout_variables = self.rollout.variables
-        # A preprocessor is no part of the compiled model: not tracked.
         self._read_layers = None
-        self._pack = Packer(
-            preprocessor,
-            sequence_length,
-            teacher_sequence_length,
-            {"teacher": teacher, "student": student},
-        )
         self._teacher_lm = CachedCausalLM(teacher)
         self._student_lm = CachedCausalLM(student)
         self.rollout_function = self.make_rollout_function(self.rollout)
@@ -387,6 +403,44 @@ class Distiller(RolloutTrainer, keras.Model):
             x, _ = self._prepare(x, y, "x")
         return super().evaluate(x, None, *args, **kwargs)
 
+    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        """Trains the student on one batch: a dict, as in `fit`.
+
+        The other arguments and the result are those of
+        `keras.Model.train_on_batch`.
+        """
+        weights = {"sample_weight": sample_weight, **kwargs}
+        x = self._pack_batch(x, y, weights)
+        self._check_responses(x)
+        return super().train_on_batch(x, **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        """Scores the student on one batch: a dict, as in `evaluate`.
+
+        The other arguments and the result are those of
+        `keras.Model.test_on_batch`.
+        """
+        x = self._pack_batch(x, y, {"sample_weight": sample_weight})
+        return super().test_on_batch(x, **kwargs)
+
+    def _pack_batch(self, x, y, weights):
+        self._check_weights(weights)
+        self._check_targets(y)
+        return pack_batch(x, self._pack)
+
+    def predict(self, x, *args, **kwargs):
+        """Not available: a distiller is trained, its student predicts."""
+        raise NotImplementedError(
+            "A `Distiller` has no predictions of its own. Call "
+            "`distiller.student.predict(x)` for logits, "
+            "`distiller.student.generate(prompts)` or "
+            "`distiller.generate(prompts)` for text, or "
+            "`distiller.generate_rollout(x)` for what the student trains on. "
+            f"Received: x={x!r:.60}"
+        )
+
+    predict_on_batch = predict
+
     def generate_rollout(self, x) -> dict:
         """Writes what the student would train on.
 
@@ -407,7 +461,7 @@ class Distiller(RolloutTrainer, keras.Model):
         tokenizer.detokenize(ids)  # What the teacher wrote.
         ```
         """
-        x = self._pack(x)
+        x = pack_batch(x, self._pack)
         self._check_responses(x)
         x = {key: ops.convert_to_tensor(value) for key, value in x.items()}
         x = self.rollout_function(x)
@@ -429,8 +483,9 @@ class Distiller(RolloutTrainer, keras.Model):
         the better the student knows the teacher. No row waits for another.
 
         Args:
-            inputs: string, list of strings, or without a preprocessor a dict
-                of `"token_ids"` and `"padding_mask"`.
+            inputs: string, list or array of strings, or a dict of them with
+                the key `"prompts"`; without a preprocessor, a dict of
+                `"token_ids"` and `"padding_mask"`.
             max_length: int. Number of tokens in a prompt and its continuation
                 together. Defaults to `sequence_length`.
             sampler: `"random"`, `"greedy"`, `"top_k"`, `"top_p"` or such a
@@ -457,21 +512,8 @@ class Distiller(RolloutTrainer, keras.Model):
 
         - [Leviathan et al., 2022](https://arxiv.org/abs/2211.17192)
         """
-        is_one = isinstance(inputs, str)
-        if self.preprocessor is not None:
-            inputs = {"prompts": [inputs] if is_one else inputs}
-        pack = self._pack
-        if max_length is not None:
-            if self.preprocessor is None:
-                raise ValueError(
-                    "`max_length` needs a `preprocessor`: token ids say "
-                    "themselves how long they may get, by the shape of their "
-                    f"arrays. Received: max_length={max_length}"
-                )
-            models = {"teacher": self.teacher, "student": self.student}
-            validation.check_sequence_length(max_length, models, "max_length")
-            pack = Packer(self.preprocessor, max_length)
-        x = {k: ops.convert_to_tensor(v) for k, v in pack(inputs).items()}
+        inputs, is_single = pack_generate_inputs(inputs, self._pack, max_length)
+        x = {k: ops.convert_to_tensor(v) for k, v in inputs.items()}
         rollout = self._generation_function(sampler)(x)
         rollout = {k: ops.convert_to_numpy(v) for k, v in rollout.items()}
         outputs = {
@@ -482,7 +524,7 @@ class Distiller(RolloutTrainer, keras.Model):
         }
         if self.preprocessor is not None:
             outputs = self.preprocessor.generate_postprocess(outputs)
-            outputs = outputs[0] if is_one else list(outputs)
+            outputs = outputs[0] if is_single else list(outputs)
         if return_statistics:
             return outputs, statistics(rollout)
         return outputs
@@ -495,12 +537,15 @@ class Distiller(RolloutTrainer, keras.Model):
         return self._generation_functions[sampler]
 
     def _prepare(self, x, y, argument):
+        self._check_targets(y)
+        return prepare(x, self._pack, argument)
+
+    def _check_targets(self, y):
         if y is not None:
             raise ValueError(
                 "Distillation takes its targets from the teacher: pass "
                 f"responses in `x`, and no `y`. Received: y={y!r}"
             )
-        return prepare(x, self._pack, argument)
 
     def _check_weights(self, arguments):
         for name in ("sample_weight", "class_weight"):

@@ -754,7 +754,7 @@ def test_kinds_of_data(m, call, error, words):
                 _ids(padding_mask=[[1] * 8, [1] * 3 + [0] * 5])
             ),
             ValueError,
-            ["8 tokens", "row 0", "`sequence_length` 8"],
+            ["8 tokens", "row 0", "`sequence_length=8`"],
         ),
         (
             "a response in the middle of the prompt",

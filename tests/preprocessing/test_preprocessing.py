@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_skd import _validation as validation
-from keras_skd._preprocessing.preprocessing import Packer
-from keras_skd._preprocessing.preprocessing import prepare
+from keras_skd._preprocessing import Packer
+from keras_skd._preprocessing import prepare
 from tests.support import tokenizers
 
 LENGTH = 16
@@ -286,19 +285,3 @@ def test_tf_data_pipeline_stays_lazy():
     assert len(drawn) < 10
     first = next(packed.as_numpy_iterator())
     _assert_same(first, _expected(tokenizers.gpt2(), ["said", "said"], None))
-
-
-STOPS = {
-    "gpt2": ["<|endoftext|>"],
-    "llama3": ["<|end_of_text|>", "<|eot_id|>"],
-    "gemma": ["<eos>"],
-    "llama": ["</s>"],
-}
-
-
-@pytest.mark.parametrize("name", STOPS)
-def test_stop_tokens_are_all_end_tokens_of_the_tokenizer(name):
-    preprocessor = getattr(tokenizers, name)()
-    stops = validation.resolve_stop_token_ids("auto", preprocessor, 10_000)
-    tokens = [preprocessor.tokenizer.id_to_token(i) for i in stops]
-    assert tokens == STOPS[name]
