@@ -37,11 +37,17 @@ def _check_causal_lm(name, model):
             '`keras_hub.models.CausalLM.from_preset("gemma3_1b")`. Received: '
             f"{model!r} of type {type(model).__name__}"
         )
-    for method in ("call_with_cache", "_build_cache"):
-        if not hasattr(model, method):
+    needed = {
+        "call_with_cache": model,
+        "_build_cache": model,
+        "token_embedding": model.backbone,
+    }
+    for attribute, owner in needed.items():
+        if not hasattr(owner, attribute):
             raise ValueError(
-                f"`{name}` must be able to decode with a cache. Received: "
-                f"{type(model).__name__}, which has no `{method}`."
+                f"`{name}` must decode with a cache and embed its tokens. "
+                f"Received: {type(model).__name__}, whose "
+                f"{type(owner).__name__} has no `{attribute}`."
             )
 
 
