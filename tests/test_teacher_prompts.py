@@ -8,7 +8,7 @@ import keras_skd
 from keras_skd import _source as sources
 from keras_skd import acceptance
 from keras_skd import rollouts
-from keras_skd._preprocessing.preprocessing import Packer
+from keras_skd._preprocessing import Packer
 from tests.support import tokenizers
 from tests.support import writing
 from tests.support.causal_lms import VOCABULARY_SIZE
