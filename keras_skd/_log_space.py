@@ -1,6 +1,6 @@
-"""Arithmetic on log-probabilities that several losses share.
+"""Arithmetic on log-probabilities.
 
-Everything here reduces the last axis, the vocabulary, and knows nothing about
+Everything here works on the last axis, the vocabulary, and knows nothing about
 masks, sequences or which of its arguments is the teacher.
 """
 
@@ -16,6 +16,31 @@ Tensor = Any  # A tensor of whichever backend Keras runs on.
 LOG_ZERO = -1e30
 
 
+def safe_log(probabilities: Tensor) -> Tensor:
+    """Returns the log of probabilities, `LOG_ZERO` where they are zero."""
+    is_zero = probabilities <= 0
+    # Inside `log` as well: the gradient of a `where` looks at both sides.
+    return ops.where(
+        is_zero, LOG_ZERO, ops.log(ops.where(is_zero, 1.0, probabilities))
+    )
+
+
+def scale_logits(logits: Tensor, temperature: float, dtype: str) -> Tensor:
+    """Returns logits at a temperature and in a dtype, none below `LOG_ZERO`."""
+    return ops.maximum(ops.cast(logits, dtype) / temperature, LOG_ZERO)
+
+
+def log_add_exp(x: Tensor, y: Tensor) -> Tensor:
+    """Returns `log(exp(x) + exp(y))`, with the right gradient where `x == y`.
+
+    There, `ops.logaddexp` has the gradient (1, 0) on TensorFlow, and not
+    (1/2, 1/2).
+    """
+    is_larger = x >= y
+    larger, smaller = ops.where(is_larger, x, y), ops.where(is_larger, y, x)
+    return larger + ops.log1p(ops.exp(smaller - larger))
+
+
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Returns `KL(p || q)` over the last axis, from log-probabilities."""
     return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
@@ -24,13 +49,13 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 def log_mixture(log_p: Tensor, log_q: Tensor, weight: float | Tensor) -> Tensor:
     """Returns `log(weight * p + (1 - weight) * q)`, from log-probabilities."""
     weight = ops.cast(weight, log_p.dtype)
-    return ops.logaddexp(log_p + ops.log(weight), log_q + ops.log1p(-weight))
+    return log_add_exp(log_p + safe_log(weight), log_q + ops.log1p(-weight))
 
 
 def top_k_and_rest(
     log_p: Tensor, log_q: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Reduces two distributions to the `k` likeliest entries of `p` and a rest.
+    """Reduces two distributions to the top `k` entries of `p` and a rest.
 
     Args:
         log_p: float tensor `(..., vocabulary)`, the log-probabilities whose
@@ -62,8 +87,8 @@ def top_k_and_rest(
     )
     kept = ops.reshape(kept, ops.shape(log_p))
 
-    # The rest is summed, not had as 1 minus the top k: that would round to
-    # zero, and its logarithm to minus infinity, for a confident model.
+    # The rest is summed: for a confident model, 1 minus the top k would round
+    # to zero, and its logarithm to minus infinity.
     def append_rest(top, log_probs):
         rest = ops.logsumexp(
             ops.where(kept, LOG_ZERO, log_probs), axis=-1, keepdims=True
