@@ -9,11 +9,11 @@ from keras_skd import rollouts
 from keras_skd._backend import RolloutTrainer
 from keras_skd._generation import Generation
 from keras_skd._generation import statistics
-from keras_skd._objective.chunked_loss import ChunkedLoss
+from keras_skd._objective.objective import Objective
+from keras_skd._objective.targets import next_tokens
 from keras_skd._preprocessing.preprocessing import Packer
 from keras_skd._preprocessing.preprocessing import prepare
 from keras_skd.decoding import CachedCausalLM
-from keras_skd.decoding import TeacherView
 
 
 class Distiller(RolloutTrainer, keras.Model):
@@ -135,7 +135,6 @@ class Distiller(RolloutTrainer, keras.Model):
         # Keras carries what it tracks from step to step, and saves it.
         self._rollout_variables = self.rollout.variables
         # A preprocessor is no part of the compiled model: not tracked.
-        self._read_layers = None
         self._pack = Packer(
             preprocessor,
             sequence_length,
@@ -144,6 +143,10 @@ class Distiller(RolloutTrainer, keras.Model):
         )
         self._teacher_lm = CachedCausalLM(teacher)
         self._student_lm = CachedCausalLM(student)
+        # Until `compile` makes its own.
+        self._objective = Objective(
+            "forward_kl", None, self._teacher_lm, self._student_lm
+        )
         self.rollout_function = self.make_rollout_function(self.rollout)
         self._generation_functions = {}
 
@@ -190,55 +193,25 @@ class Distiller(RolloutTrainer, keras.Model):
                 loss. Defaults to `None`.
             **kwargs: see `keras.Model.compile`.
         """
-        self.loss_function = losses.get(loss)
-        if self.loss_function.reduction in ("none", None):
-            raise ValueError(
-                "`loss` must be reduced to a number to train on. Received: "
-                f"{self.loss_function.name} with "
-                f"`reduction={self.loss_function.reduction!r}`"
-            )
-        self._chunked_loss = ChunkedLoss(
-            self.loss_function,
+        objective = Objective(
+            loss,
+            hidden_state_loss,
             self._teacher_lm,
             self._student_lm,
             loss_chunk_size,
         )
-        if hidden_state_loss is not None and not isinstance(
-            hidden_state_loss, losses.HiddenStateL1
-        ):
-            raise TypeError(
-                "`hidden_state_loss` must be a "
-                "`keras_skd.losses.HiddenStateL1` or `None`. Received: "
-                f"{hidden_state_loss!r}"
-            )
-        self.hidden_state_loss = hidden_state_loss
-        self._read_layers = None
-        if hidden_state_loss is not None:
-            outputs = hidden_state_loss.outputs(
-                self.teacher.backbone, self.student.backbone
-            )
-            models = self._teacher_lm, self._student_lm
-            self._read_layers = tuple(
-                model.layer_reader(layers)
-                for model, layers in zip(models, outputs)
-            )
         metrics = [*(metrics or []), *(weighted_metrics or [])]
         super().compile(
             optimizer=optimizer, weighted_metrics=metrics or None, **kwargs
         )
+        self._objective = objective
 
     def call(self, inputs, training=None):
-        sequences = inputs["token_ids"], inputs["padding_mask"]
-        if self._read_layers is None:
-            hidden_states = self._student_lm.hidden_states(
-                *sequences, training=training
-            )
-            outputs = {"hidden_states": hidden_states}
-        else:
-            _, read = self._read_layers
-            hidden_states, *layers = read(*sequences, training=training)
-            outputs = {"hidden_states": hidden_states, "layers": layers}
+        outputs = self._objective.read_student(
+            inputs["token_ids"], inputs["padding_mask"], training
+        )
         if self._compile_metrics is not None:
+            hidden_states = outputs["hidden_states"]
             outputs["logits"] = self._student_lm.logits(hidden_states)
         return outputs
 
@@ -292,48 +265,24 @@ class Distiller(RolloutTrainer, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        # After speculation, the teacher has read everything already.
-        teacher_hidden_states = x.get("teacher_hidden_states")
-        if self._read_layers is not None:
-            read, _ = self._read_layers
-            teacher_hidden_states, *layers = self._read_by_teacher(x, read)
-        elif teacher_hidden_states is None and self.loss_function.needs_teacher:
-            (teacher_hidden_states,) = self._read_by_teacher(
-                x, lambda *args: [self._teacher_lm.hidden_states(*args)]
-            )
-        loss = self._chunked_loss(
-            y_pred["hidden_states"],
-            teacher_hidden_states,
+        loss = self._objective(
+            y_pred,
             x,
             # The batch at hand was counted already.
             training_step=self.training_step - int(training),
             training=training,
         )
-        if self._read_layers is not None:
-            mask = ops.cast(x["response_mask"][:, 1:], "int32")
-            predicts = ops.pad(mask, [(0, 0), (0, 1)])
-            loss = loss + self.hidden_state_loss(
-                layers, y_pred["layers"], predicts
-            )
         for additional in self.losses:
             loss = loss + ops.sum(ops.cast(additional, loss.dtype))
         return loss
 
-    def _read_by_teacher(self, x, read):
-        sequences = x["token_ids"], x["padding_mask"]
-        if "teacher_token_ids" not in x:
-            return read(*sequences)
-        view = TeacherView(x)
-        return [
-            view.back(states) for states in read(*view.sequences(*sequences))
-        ]
-
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if self._compile_metrics is not None:
-            y, y_pred = x["token_ids"][:, 1:], y_pred["logits"][:, :-1]
-            # Keras shows this method a batch of data once, to build with.
-            mask = x.get("response_mask", x["padding_mask"])
-            sample_weight = ops.cast(mask[:, 1:], "float32")
+            targets = next_tokens(x)
+            y, y_pred = targets["token_ids"], y_pred["logits"]
+            # Keras builds the metrics with a batch of data, not of a rollout.
+            mask = targets.get("response_mask", targets["padding_mask"])
+            sample_weight = ops.cast(mask, "float32")
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
