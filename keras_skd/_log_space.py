@@ -1,6 +1,14 @@
-"""Arithmetic on log-probabilities over the last axis, the vocabulary."""
+"""Arithmetic on log-probabilities.
+
+Everything here works on the last axis, the vocabulary, and knows nothing about
+masks, sequences or which of its arguments is the teacher.
+"""
+
+from typing import Any
 
 from keras import ops
+
+Tensor = Any  # A tensor of whichever backend Keras runs on.
 
 # The logarithm of a probability of zero. It is finite, so that
 # `0 * (log 0 - log 0)` is 0 and its gradient is too, and far below any
@@ -8,21 +16,97 @@ from keras import ops
 LOG_ZERO = -1e30
 
 
-def safe_log(probabilities):
-    """The logarithm, with `LOG_ZERO` where a probability is 0."""
+def safe_log(probabilities: Tensor) -> Tensor:
+    """Returns the log of probabilities, `LOG_ZERO` where they are zero."""
     is_zero = probabilities <= 0
-    log = ops.log(ops.where(is_zero, 1.0, probabilities))
-    return ops.where(is_zero, LOG_ZERO, log)
+    # Inside `log` as well: the gradient of a `where` looks at both sides.
+    return ops.where(
+        is_zero, LOG_ZERO, ops.log(ops.where(is_zero, 1.0, probabilities))
+    )
 
 
-def at_token(values, token_ids):
-    """The value of one token at each position.
+def at_token(values: Tensor, token_ids: Tensor) -> Tensor:
+    """Returns the value of one token at each position.
 
     Args:
-        values: tensor of shape `(..., vocabulary_size)`.
-        token_ids: int tensor of shape `(...,)`.
+        values: tensor `(..., vocabulary)`.
+        token_ids: int tensor `(...)`.
 
     Returns:
-        Tensor of shape `(...,)`.
+        A tensor `(...)`.
     """
-    return ops.take_along_axis(values, token_ids[..., None], axis=-1)[..., 0]
+    token_ids = ops.expand_dims(token_ids, -1)
+    return ops.squeeze(ops.take_along_axis(values, token_ids, axis=-1), -1)
+
+
+def scale_logits(logits: Tensor, temperature: float, dtype: str) -> Tensor:
+    """Returns logits at a temperature and in a dtype, none below `LOG_ZERO`."""
+    return ops.maximum(ops.cast(logits, dtype) / temperature, LOG_ZERO)
+
+
+def log_add_exp(x: Tensor, y: Tensor) -> Tensor:
+    """Returns `log(exp(x) + exp(y))`, with the right gradient where `x == y`.
+
+    There, `ops.logaddexp` has the gradient (1, 0) on TensorFlow, and not
+    (1/2, 1/2).
+    """
+    is_larger = x >= y
+    larger, smaller = ops.where(is_larger, x, y), ops.where(is_larger, y, x)
+    return larger + ops.log1p(ops.exp(smaller - larger))
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Returns `KL(p || q)` over the last axis, from log-probabilities."""
+    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def log_mixture(log_p: Tensor, log_q: Tensor, weight: float | Tensor) -> Tensor:
+    """Returns `log(weight * p + (1 - weight) * q)`, from log-probabilities."""
+    weight = ops.cast(weight, log_p.dtype)
+    return log_add_exp(log_p + safe_log(weight), log_q + ops.log1p(-weight))
+
+
+def top_k_and_rest(
+    log_p: Tensor, log_q: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Reduces two distributions to the top `k` entries of `p` and a rest.
+
+    Args:
+        log_p: float tensor `(..., vocabulary)`, the log-probabilities whose
+            largest entries are kept.
+        log_q: float tensor `(..., vocabulary)`, reduced to the same entries.
+        k: int, below the size of the vocabulary.
+
+    Returns:
+        Two tensors `(..., k + 1)` of log-probabilities. Each sums to one: the
+        last entry holds the mass of all the entries left out.
+    """
+    vocabulary_size = log_p.shape[-1]
+    top_log_p, token_ids = ops.top_k(log_p, k)
+    top_log_q = ops.take_along_axis(log_q, token_ids, axis=-1)
+
+    # Where the kept entries are. A comparison with the k-th largest value
+    # would lose entries that tie with it; a one-hot sum would hold k
+    # vocabularies at once.
+    token_ids = ops.reshape(token_ids, (-1, k))
+    rows = ops.broadcast_to(
+        ops.arange(ops.shape(token_ids)[0])[:, None], ops.shape(token_ids)
+    )
+    indices = ops.stack([rows, ops.cast(token_ids, rows.dtype)], axis=-1)
+    indices = ops.reshape(indices, (-1, 2))
+    kept = ops.scatter_update(
+        ops.zeros_like(ops.reshape(log_p, (-1, vocabulary_size)), dtype="bool"),
+        indices,
+        ops.ones_like(indices[:, 0], dtype="bool"),
+    )
+    kept = ops.reshape(kept, ops.shape(log_p))
+
+    # The rest is summed: for a confident model, 1 minus the top k would round
+    # to zero, and its logarithm to minus infinity.
+    def append_rest(top, log_probs):
+        rest = ops.logsumexp(
+            ops.where(kept, LOG_ZERO, log_probs), axis=-1, keepdims=True
+        )
+        return ops.concatenate([top, rest], axis=-1)
+
+    return append_rest(top_log_p, log_p), append_rest(top_log_q, log_q)

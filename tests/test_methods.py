@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_skd
-from keras_skd import _source as sources
+from keras_skd import Source
 from keras_skd import acceptance
 from keras_skd import losses
 from keras_skd import rollouts
@@ -134,17 +134,17 @@ def test_method(models, name, monkeypatch):
     assert after < 0.9 * before
 
     writes = method.writes.replace(", then", ",").split(", ")
-    expected = {getattr(sources, author.upper()) for author in writes}
+    expected = {Source[author.upper()] for author in writes}
     counts = ops.convert_to_numpy(distiller.counts)
     assert {*np.flatnonzero(counts.sum(0))} - {0, 1} == expected
     if ", then" in method.writes:
         half = NUM_STEPS // 2
-        assert counts[:half, sources.DATA].all()
-        assert not counts[:half, sources.STUDENT].any()
-        assert counts[half:, sources.STUDENT].all()
-        assert not counts[half:, sources.DATA].any()
+        assert counts[:half, Source.DATA].all()
+        assert not counts[:half, Source.STUDENT].any()
+        assert counts[half:, Source.STUDENT].all()
+        assert not counts[half:, Source.DATA].any()
     # What is reported is what was seen.
-    fractions = counts[:, sources.TEACHER] / counts[:, 2:].sum(1)
+    fractions = counts[:, Source.TEACHER] / counts[:, 2:].sum(1)
     np.testing.assert_allclose(
         history["teacher_token_fraction"], fractions, rtol=1e-5
     )

@@ -23,6 +23,9 @@ class CachedCausalLM:
 
     Args:
         model: a `keras_hub.models.CausalLM` with `call_with_cache`.
+        vocabulary_size: int. The number of token ids that both teacher and
+            student have. Logits beyond are dropped: such tokens are never
+            drawn and have no probability. Defaults to `None`, the model's.
 
     Attributes:
         can_roll_back: bool. Whether tokens can be taken back by writing over
@@ -30,8 +33,9 @@ class CachedCausalLM:
             recurrent models (RWKV-7, Qwen 3.5) fold the past into a state.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, vocabulary_size: int | None = None):
         self.model = model
+        self.vocabulary_size = vocabulary_size or model.output.shape[-1]
         parameters = inspect.signature(model.call_with_cache).parameters
         self._takes_index = "cache_update_index" in parameters
         # RWKV-7's own head is inside its backbone: there, "hidden states" are
@@ -46,10 +50,6 @@ class CachedCausalLM:
             for a, b in zip(tree.flatten(short), tree.flatten(long))
         ]
         self.can_roll_back = all(len(axes) == 1 for axes in self._position_axes)
-
-    @property
-    def vocabulary_size(self):
-        return self.model.output.shape[-1]
 
     @property
     def hidden_dim(self):
@@ -138,8 +138,14 @@ class CachedCausalLM:
             Tensor of shape `(..., vocabulary_size)`.
         """
         if not self._has_head:
-            return hidden_states
-        return self.model.backbone.token_embedding(hidden_states, reverse=True)
+            return self._shared(hidden_states)
+        head = self.model.backbone.token_embedding
+        return self._shared(head(hidden_states, reverse=True))
+
+    def _shared(self, logits):
+        if logits.shape[-1] == self.vocabulary_size:
+            return logits
+        return logits[..., : self.vocabulary_size]
 
     @property
     def head_variables(self):
@@ -171,7 +177,7 @@ class CachedCausalLM:
             )
         if not self._has_head:
             hidden_states = logits
-        return logits, hidden_states, cache
+        return self._shared(logits), hidden_states, cache
 
     def extend_rows(self, token_ids, cache, indices):
         """Runs new tokens against the cache, each row at its own index.

@@ -1,98 +1,89 @@
 import keras
 from keras import ops
 
-from keras_skd import _source as source_codes
-from keras_skd.losses._log_space import LOG_ZERO
-from keras_skd.losses._log_space import Tensor
-from keras_skd.losses._log_space import top_k_and_rest
-from keras_skd.losses._validation import check_number
-from keras_skd.losses._validation import check_positive_integer
+from keras_skd._checks import check_number
+from keras_skd._log_space import Tensor
+from keras_skd._registry import Configurable
+from keras_skd._registry import Registry
+from keras_skd._source import Source
 
-# Those who may have written a token of a response, by the names that arguments
-# use. A loss covers neither the prompt nor the padding.
-SOURCES = {
-    "student": source_codes.STUDENT,
-    "teacher": source_codes.TEACHER,
-    "data": source_codes.DATA,
+# The authors of a response, by the names that arguments use. No loss covers
+# the prompt or the padding.
+AUTHORS = {
+    "student": Source.STUDENT.value,
+    "teacher": Source.TEACHER.value,
+    "data": Source.DATA.value,
 }
 
 REDUCTIONS = ("sequence_mean", "token_mean", "sum", "none", None)
 
 
-@keras.saving.register_keras_serializable(package="keras_skd")
-class DistillationLoss(keras.losses.Loss):
-    """Base class for losses between a teacher's and a student's logits.
+class DistillationLoss(keras.losses.Loss, Configurable):
+    """Base class of the losses that train a student on a teacher's logits.
 
-    A subclass says how far apart two distributions are, in
-    `divergence(teacher_log_probs, student_log_probs)`. This class does the
-    rest: the temperature, the masking and the mean.
+    A subclass implements `compute_values()`, the loss at each position. This
+    class weighs the positions by the author of their token, masks the prompt
+    and the padding, and reduces what is left to a number. A loss that compares
+    two distributions should subclass `keras_skd.losses.Divergence` instead,
+    and implement `divergence()`.
 
-    All arithmetic is on log-probabilities in `dtype`, float32 unless asked
-    otherwise and whatever the precision of the logits. Nothing is clipped, so
-    a student whose probability of a token is `1e-30` still gets the gradient
-    that it needs (`keras.losses.KLDivergence` clips at `1e-7`, and gives it
-    none). No gradient reaches the teacher. A vocabulary entry whose logit is
-    minus infinity in both models counts as absent.
+    Losses are computed in `dtype`, whatever the precision of the logits.
+    Nothing is clipped, so that a student whose probability of a token is
+    `1e-30` still gets the gradient that it needs (`keras.losses.KLDivergence`
+    clips at `1e-7`, and gives it none). No gradient reaches the teacher.
 
     Args:
-        temperature: float. Both models' logits are divided by it. The loss is
-            *not* multiplied by its square, as some libraries do to keep the
-            size of the gradient: scale the learning rate, or use
-            `keras_skd.losses.WeightedSum`. Defaults to `1.0`.
-        top_k_targets: int. If set, both distributions are reduced to the
-            teacher's `top_k_targets` most probable tokens and one more
-            outcome, "any other token". This bounds what has to be kept of the
-            teacher, and is still a divergence between two distributions.
-            A value of the vocabulary's size or more changes nothing.
-            Defaults to `None`, the whole vocabulary.
-        source_weights: dict. A factor for the loss at each position, by who
-            wrote the token there: `"student"`, `"teacher"` or `"data"`. A name
-            left out has factor 1. The factors scale the loss and do not enter
-            the denominator of a mean. Defaults to `None`.
-        reduction: string. How the values of the positions become a number.
-            `"sequence_mean"` is the mean over the positions of each sequence,
-            then over the batch (Eq. 1 of the paper below); `"token_mean"` the
-            mean over all positions of the batch, so that long responses count
-            for more; `"sum"` their sum; `"none"` or `None` keeps them apart.
-            Defaults to `"sequence_mean"`.
-        name: string. The name of the loss. Defaults to `None`, for a name
-            after the class.
-        dtype: string. The dtype of the arithmetic. Defaults to `None`, which
-            is float32 whatever `keras.config.floatx()` is.
+        source_weights: dict. A factor for the loss at each position, by the
+            author of the token there: `"student"`, `"teacher"` or `"data"`.
+            Authors left out have the factor 1. The factors do not enter the
+            denominator of a mean. Defaults to `None`.
+        reduction: string. `"sequence_mean"` is the mean over the positions of
+            each sequence, then over the batch (Eq. 1 of the paper below);
+            `"token_mean"` the mean over all positions of the batch, so that
+            long responses count for more; `"sum"` their sum; `"none"` or
+            `None` keeps them apart. Defaults to `"sequence_mean"`.
+        name: string. Defaults to the name that the class is registered under,
+            such as `"forward_kl"`.
+        dtype: string. `"float32"` or `"float64"`. Defaults to `"float32"`.
 
     Call arguments:
         y_true: float tensor `(batch, length, vocabulary)`. The teacher's
             logits.
         y_pred: float tensor `(batch, length, vocabulary)`. The student's
             logits.
-        sample_weight: bool, int or float tensor `(batch, length)`. What each
-            position counts: the response mask, in general. A position of
+        sample_weight: bool, int or float tensor `(batch, length)`. The weight
+            of each position: the response mask, in general. A position of
             weight 0 contributes neither to the value nor to the gradient, even
             where its logits are not finite. A row whose weights are all 0
             gives 0. Defaults to `None`, every position counts.
 
+    A loss that needs more than the logits (who wrote which token, or the
+    context from `prepare()`) cannot be called like this: call
+    `position_values()`, then `reduce()`.
+
     Raises:
-        ValueError: If an argument is out of its range.
-        TypeError: If an argument has the wrong type.
+        ValueError: if an argument is out of its range.
+        TypeError: if an argument has the wrong type.
 
     Example:
 
-    Chi-squared divergence, which the library does not have.
+    The squared distance of the logits.
 
     ```python
     import keras
     from keras import ops
     import keras_skd
 
-    class ChiSquared(keras_skd.losses.DistillationLoss):
-        def divergence(self, teacher_log_probs, student_log_probs):
-            log_ratio = 2.0 * teacher_log_probs - student_log_probs
-            return ops.sum(ops.exp(log_ratio), axis=-1) - 1.0
+    class LogitDistance(keras_skd.losses.DistillationLoss):
+        def compute_values(
+            self, teacher_logits, student_logits, token_ids, sources, context
+        ):
+            return ops.mean((teacher_logits - student_logits) ** 2, axis=-1)
 
     teacher_logits = keras.random.normal((2, 8, 32))
     student_logits = keras.random.normal((2, 8, 32))
     response_mask = ops.arange(8) >= ops.array([[3], [5]])
-    loss = ChiSquared(temperature=2.0)
+    loss = LogitDistance(reduction="token_mean")
     loss(teacher_logits, student_logits, sample_weight=response_mask)
     ```
 
@@ -100,8 +91,8 @@ class DistillationLoss(keras.losses.Loss):
         - [Xu et al., 2024, Eq. 1](https://arxiv.org/abs/2410.11325)
     """
 
-    # Whether the teacher's logits are looked at. The teacher's forward pass
-    # can be left out for a loss of which no part does.
+    # Whether the teacher's logits are used. If not, its forward pass is
+    # skipped.
     needs_teacher = True
 
     # Whether `prepare()` needs both models' log-probabilities of the tokens.
@@ -109,24 +100,20 @@ class DistillationLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        temperature: float = 1.0,
-        top_k_targets: int | None = None,
         source_weights: dict[str, float] | None = None,
         reduction: str | None = "sequence_mean",
         name: str | None = None,
-        dtype: str | None = None,
+        dtype: str = "float32",
     ):
         if reduction not in REDUCTIONS:
             raise ValueError(
                 f"`reduction` must be one of {REDUCTIONS}. "
                 f"Received: reduction={reduction!r}"
             )
-        if top_k_targets is not None:
-            top_k_targets = check_positive_integer(
-                "top_k_targets", top_k_targets
-            )
         # Keras knows other reductions than ours, and would check for those.
-        super().__init__(name=name, reduction=None, dtype=dtype or "float32")
+        super().__init__(
+            name=name or self._default_name(), reduction=None, dtype=dtype
+        )
         if self.dtype not in ("float32", "float64"):
             raise ValueError(
                 "`dtype` must be float32 or float64, since log-probabilities "
@@ -134,39 +121,109 @@ class DistillationLoss(keras.losses.Loss):
                 f"Received: dtype={dtype!r}"
             )
         self.reduction = reduction
-        self.temperature = check_number("temperature", temperature, "(0, inf)")
-        self.top_k_targets = top_k_targets
         self.source_weights = _check_source_weights(source_weights)
 
-    def divergence(
-        self, teacher_log_probs: Tensor, student_log_probs: Tensor
+    def compute_values(
+        self,
+        teacher_logits: Tensor | None,
+        student_logits: Tensor,
+        token_ids: Tensor | None,
+        sources: Tensor | None,
+        context: dict | None,
     ) -> Tensor:
-        """Returns how far the student is from the teacher at each position.
+        """Returns the loss at each position: what a subclass implements.
 
-        Args:
-            teacher_log_probs: float tensor `(..., outcomes)`, without a
-                gradient. The outcomes are the vocabulary, or
-                `top_k_targets + 1` groups of it.
-            student_log_probs: float tensor of the same shape.
-
-        Returns:
-            A float tensor `(...)`.
+        The arguments are those of `position_values()`, which calls this and
+        applies `source_weights` to the result. No gradient flows into
+        `teacher_logits`.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} does not implement `divergence()`."
+            f"{type(self).__name__} does not implement `compute_values()`."
         )
 
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Returns the loss at each position, before masks and means.
+    def prepare(
+        self,
+        response_mask: Tensor,
+        sources: Tensor,
+        training_step: int | Tensor,
+        teacher_token_log_probs: Tensor | None = None,
+        student_token_log_probs: Tensor | None = None,
+    ) -> dict:
+        """Returns the context that `position_values()` needs from the batch.
+
+        `position_values()` may see a few positions at a time. Whatever depends
+        on whole rows, on the batch or on the progress of training is computed
+        here, once a step.
 
         Args:
-            y_true: float tensor `(..., vocabulary)`, the teacher's logits.
-            y_pred: float tensor `(..., vocabulary)`, the student's logits.
+            response_mask: tensor `(batch, length)`, true where the loss
+                counts.
+            sources: int tensor `(batch, length)`, the `keras_skd.Source` of
+                each predicted token.
+            training_step: int or int tensor. Number of updates done.
+            teacher_token_log_probs: float tensor `(batch, length)`. The log of
+                the teacher's probability of each predicted token. Passed if
+                `needs_token_log_probs`.
+            student_token_log_probs: the student's, likewise.
+
+        Returns:
+            A structure (as of `keras.tree`) of tensors `(batch, length)`, cut
+            into the same chunks as the positions. It is empty for most losses.
+        """
+        return {}
+
+    def position_values(
+        self,
+        teacher_logits: Tensor | None,
+        student_logits: Tensor,
+        token_ids: Tensor | None = None,
+        sources: Tensor | None = None,
+        context: dict | None = None,
+    ) -> Tensor:
+        """Returns the loss at each position, for `reduce()`.
+
+        The positions may be all of a batch, or a few at a time where all of
+        their logits would not fit into memory. The logits at a position
+        predict the *next* token: `token_ids` and `sources` are already shifted
+        by one.
+
+        Args:
+            teacher_logits: float tensor `(..., vocabulary)`, or `None` if
+                `needs_teacher` is false.
+            student_logits: float tensor `(..., vocabulary)`.
+            token_ids: int tensor `(...)`, the predicted tokens.
+            sources: int tensor `(...)`, their `keras_skd.Source`.
+            context: what `prepare()` returned for these positions.
 
         Returns:
             A tensor `(...)`, in the dtype of the loss.
         """
-        return self.divergence(*self._log_probs(y_true, y_pred))
+        if teacher_logits is not None:
+            teacher_logits = ops.stop_gradient(
+                ops.convert_to_tensor(teacher_logits)
+            )
+        student_logits = ops.convert_to_tensor(student_logits)
+        values = self.compute_values(
+            teacher_logits, student_logits, token_ids, sources, context
+        )
+        values = ops.cast(values, self.dtype)
+        if self.source_weights is None:
+            return values
+        if sources is None:
+            raise ValueError(
+                f"{self.name!r} has `source_weights`, and needs to know who "
+                "wrote each token: call `position_values()` with `sources`, "
+                "then `reduce()`. Received: sources=None"
+            )
+        factors = ops.zeros_like(values)
+        for author, source in AUTHORS.items():
+            factor = self.source_weights.get(author, 1.0)
+            factors = ops.where(ops.equal(sources, source), factor, factors)
+        return _weighted(values, factors)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Returns the loss at each position, from the logits alone."""
+        return self.position_values(y_true, y_pred)
 
     def __call__(
         self,
@@ -185,82 +242,17 @@ class DistillationLoss(keras.losses.Loss):
                 # too late for its gradient: zero times NaN is NaN.
                 y_true = _zero_outside(sample_weight, y_true)
                 y_pred = _zero_outside(sample_weight, y_pred)
-            values = self._apply_source_weights(
-                self.call(y_true, y_pred), sources=None
-            )
-            return self.reduce(values, sample_weight)
-
-    def prepare(
-        self,
-        response_mask: Tensor,
-        sources: Tensor,
-        training_step: int | Tensor,
-        teacher_token_log_probs: Tensor | None = None,
-        student_token_log_probs: Tensor | None = None,
-    ) -> dict:
-        """Returns what `position_values()` must know of the whole batch.
-
-        The batch's positions may reach `position_values()` a few at a time.
-        What a loss needs of whole rows, of the batch or of the progress of
-        training, it works out here, once a step.
-
-        Args:
-            response_mask: tensor `(batch, length)`, true where the loss
-                counts.
-            sources: int tensor `(batch, length)`, who wrote each predicted
-                token.
-            training_step: int or int tensor. Number of updates done.
-            teacher_token_log_probs: float tensor `(batch, length)`. The log of
-                the probability that the teacher gives each predicted token.
-                Passed if `needs_token_log_probs`.
-            student_token_log_probs: the student's.
-
-        Returns:
-            A structure (as of `keras.tree`) of tensors `(batch, length)`. Cut
-            along with the positions, it becomes the `context` of
-            `position_values()`. It is empty for most losses.
-        """
-        return {}
-
-    def position_values(
-        self,
-        teacher_logits: Tensor | None,
-        student_logits: Tensor,
-        token_ids: Tensor | None = None,
-        sources: Tensor | None = None,
-        context: dict | None = None,
-    ) -> Tensor:
-        """Returns the loss at each of some positions, for `reduce()`.
-
-        Any set of positions will do: all of a batch, or a few of them at a
-        time where all of their logits would not fit into memory. The logits at
-        a position predict the *next* token, so that `token_ids` and `sources`
-        are already shifted by one.
-
-        Args:
-            teacher_logits: float tensor `(..., vocabulary)`. `None` will do if
-                `needs_teacher` is false.
-            student_logits: float tensor `(..., vocabulary)`.
-            token_ids: int tensor `(...)`, the predicted tokens.
-            sources: int tensor `(...)`, who wrote them: 2 the student, 3 the
-                teacher, 4 the data set.
-            context: these positions' part of what `prepare()` returned.
-
-        Returns:
-            A tensor `(...)`, in the dtype of the loss.
-        """
-        values = self.call(teacher_logits, student_logits)
-        return self._apply_source_weights(values, sources)
+            return self.reduce(self.call(y_true, y_pred), sample_weight)
 
     def reduce(
         self, values: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
-        """Reduces the values of the positions as `reduction` says.
+        """Reduces the values of the positions by `reduction`.
 
         Args:
             values: float tensor `(batch, length)`.
-            sample_weight: bool, int or float tensor `(batch, length)`, what
-                each position counts. Defaults to `None`, all the same.
+            sample_weight: bool, int or float tensor `(batch, length)`, the
+                weight of each position. Defaults to `None`, 1 for each.
 
         Returns:
             A scalar, or a tensor `(batch, length)` if `reduction` is `"none"`.
@@ -269,19 +261,15 @@ class DistillationLoss(keras.losses.Loss):
         if sample_weight is None:
             sample_weight = ops.ones_like(values)
         sample_weight = _check_sample_weight(sample_weight, values.shape)
-        weights = self.position_weights(sample_weight)
-        # Not a product alone: zero times infinity is NaN.
-        values = ops.where(weights == 0, 0.0, values) * weights
-        if self.reduction in ("none", None):
-            return values
-        return ops.sum(values)
+        values = _weighted(values, self.position_weights(sample_weight))
+        return values if self.reduction in ("none", None) else ops.sum(values)
 
     def position_weights(self, sample_weight: Tensor) -> Tensor:
         """Returns the factor with which each position enters the sum.
 
         `reduce(values, sample_weight)` is `sum(values * weights)` with these
-        weights. They do not depend on the values, and so let the gradient of a
-        part of the positions be taken before the others are known.
+        weights. They do not depend on the values, so that the gradient of some
+        positions can be computed before the others are known.
 
         Args:
             sample_weight: bool, int or float tensor `(batch, length)`.
@@ -301,54 +289,115 @@ class DistillationLoss(keras.losses.Loss):
     def get_config(self) -> dict:
         config = super().get_config()
         config.update(
-            {
-                "temperature": self.temperature,
-                "top_k_targets": self.top_k_targets,
-                "source_weights": self.source_weights,
-                "dtype": self.dtype,
-            }
+            {"source_weights": self.source_weights, "dtype": self.dtype}
         )
+        if self.name == self._default_name():
+            del config["name"]
         return config
 
-    def _scale(self, logits):
-        """Returns the logits at the loss's temperature and precision."""
-        logits = ops.cast(logits, self.dtype) / self.temperature
-        # Only minus infinity is below the floor.
-        return ops.maximum(logits, LOG_ZERO)
+    def _default_name(self):
+        """The registered name; for classes without one, Keras makes it up."""
+        names = {cls: name for name, cls in registry.classes.items()}
+        return names.get(type(self))
 
-    def _log_probs(self, teacher_logits, student_logits):
-        """Returns both models' log-probabilities `(..., outcomes)`."""
-        teacher_logits = ops.convert_to_tensor(teacher_logits)
-        student_logits = ops.convert_to_tensor(student_logits)
-        if _differ(teacher_logits.shape, student_logits.shape):
-            raise ValueError(
-                "The teacher's and the student's logits must have the same "
-                "shape (..., vocabulary), over one vocabulary. "
-                f"Received: {tuple(teacher_logits.shape)} for the teacher, "
-                f"{tuple(student_logits.shape)} for the student"
-            )
-        teacher_logits = ops.stop_gradient(teacher_logits)
-        teacher_log_probs = ops.log_softmax(self._scale(teacher_logits))
-        student_log_probs = ops.log_softmax(self._scale(student_logits))
-        k = self.top_k_targets
-        if k is None or k >= student_logits.shape[-1]:
-            return teacher_log_probs, student_log_probs
-        return top_k_and_rest(teacher_log_probs, student_log_probs, k)
 
-    def _apply_source_weights(self, values, sources):
-        if self.source_weights is None:
-            return values
-        if sources is None:
-            raise ValueError(
-                f"{self.name!r} has `source_weights`, and needs to know who "
-                "wrote each token: call `position_values()` with `sources`, "
-                "then `reduce()`. Received: sources=None"
-            )
-        factors = ops.zeros_like(values)
-        for source, code in SOURCES.items():
-            factor = self.source_weights.get(source, 1.0)
-            factors = ops.where(ops.equal(sources, code), factor, factors)
-        return ops.where(factors == 0, 0.0, values) * factors
+registry = Registry(DistillationLoss, "loss", "keras_skd.losses")
+registry.register()(DistillationLoss)
+
+
+def get(
+    identifier: str | dict | type | DistillationLoss,
+) -> DistillationLoss:
+    """Returns the loss that an identifier stands for.
+
+    Args:
+        identifier: a `keras_skd.losses.DistillationLoss`; such a class, to be
+            made with its defaults; the name of one, such as `"forward_kl"`
+            or `"ForwardKL"`; or a config dict, as from `serialize()`.
+
+    Returns:
+        A `keras_skd.losses.DistillationLoss`.
+
+    Raises:
+        ValueError: if no loss has that name, or it cannot be made without
+            arguments.
+        TypeError: if `identifier` is none of the above, or a Keras loss that
+            is not for distillation.
+
+    Example:
+
+    ```python
+    import keras_skd
+
+    loss = keras_skd.losses.get("reverse_kl")
+    loss = keras_skd.losses.get(keras_skd.losses.ReverseKL)
+    ```
+    """
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    cls = identifier if isinstance(identifier, type) else type(identifier)
+    if issubclass(cls, keras.losses.Loss) and not issubclass(
+        cls, DistillationLoss
+    ):
+        raise TypeError(
+            f"{cls.__name__} is a Keras loss, but not a distillation loss. "
+            "Keras' losses do not know the response mask, and its "
+            "`KLDivergence` clips probabilities at 1e-7, so that the student "
+            "gets no gradient where it is most wrong. Use a loss of "
+            '`keras_skd.losses`, such as "forward_kl", or subclass '
+            f"`keras_skd.losses.DistillationLoss`. Received: {identifier!r}"
+        )
+    return registry.get(identifier)
+
+
+def serialize(loss: DistillationLoss) -> dict:
+    """Returns the config of a loss, from which `deserialize()` restores it.
+
+    Args:
+        loss: a `keras_skd.losses.DistillationLoss`.
+
+    Returns:
+        A dict that JSON can hold.
+
+    Example:
+
+    ```python
+    import json
+    import keras_skd
+
+    loss = keras_skd.losses.SkewKL(alpha=0.2)
+    json.dumps(keras_skd.losses.serialize(loss))
+    ```
+    """
+    return registry.serialize(loss)
+
+
+def deserialize(
+    config: dict, custom_objects: dict | None = None
+) -> DistillationLoss:
+    """Returns the loss that a config describes.
+
+    Args:
+        config: dict, as from `serialize()`.
+        custom_objects: dict from names to classes that are not registered
+            with Keras. Defaults to `None`.
+
+    Returns:
+        A `keras_skd.losses.DistillationLoss`.
+
+    Raises:
+        TypeError: if the config describes a different kind of object.
+
+    Example:
+
+    ```python
+    import keras_skd
+
+    config = keras_skd.losses.serialize(keras_skd.losses.SkewKL(alpha=0.2))
+    loss = keras_skd.losses.deserialize(config)
+    ```
+    """
+    return get(keras.saving.deserialize_keras_object(config, custom_objects))
 
 
 def _check_source_weights(source_weights):
@@ -356,25 +405,24 @@ def _check_source_weights(source_weights):
         return None
     if not isinstance(source_weights, dict):
         raise TypeError(
-            "`source_weights` must be a dict such as "
-            '`{"student": 0.5}`, or `None`. '
-            f"Received: source_weights={source_weights!r}"
+            '`source_weights` must be a dict such as `{"student": 0.5}`, or '
+            f"`None`. Received: source_weights={source_weights!r}"
         )
-    unknown = sorted(set(source_weights) - set(SOURCES), key=str)
+    unknown = sorted(set(source_weights) - set(AUTHORS), key=str)
     if unknown:
         raise ValueError(
-            f"`source_weights` knows the sources {list(SOURCES)}. "
+            f"The keys of `source_weights` must be among {list(AUTHORS)}. "
             f"Received: {unknown}"
         )
     return {
-        source: check_number(f"source_weights[{source!r}]", weight, "[0, inf)")
-        for source, weight in source_weights.items()
+        author: check_number(f"source_weights[{author!r}]", weight, "[0, inf)")
+        for author, weight in source_weights.items()
     }
 
 
 def _check_sample_weight(sample_weight, shape):
     sample_weight = ops.convert_to_tensor(sample_weight)
-    if _differ(sample_weight.shape, shape):
+    if shapes_differ(sample_weight.shape, shape):
         raise ValueError(
             "`sample_weight` must have one weight for each position. "
             f"Received: shape {tuple(sample_weight.shape)}, "
@@ -391,7 +439,12 @@ def _zero_outside(sample_weight, x):
     return ops.where(mask, x, ops.zeros_like(x))
 
 
-def _differ(shape, other):
+def _weighted(values, weights):
+    # Not a product alone: zero times infinity is NaN.
+    return ops.where(weights == 0, 0.0, values) * weights
+
+
+def shapes_differ(shape, other) -> bool:
     """Whether two shapes differ, as far as they are known."""
     return len(shape) != len(other) or any(
         a != b and a is not None and b is not None

@@ -1,13 +1,12 @@
-import keras
 from keras import ops
 
-from keras_skd import _source as source_codes
-from keras_skd.losses._distillation_loss import DistillationLoss
-from keras_skd.losses._log_space import Tensor
-from keras_skd.losses._log_space import kl_divergence
-from keras_skd.losses._log_space import log_mixture
-from keras_skd.losses._validation import check_number
-from keras_skd.losses._validation import check_positive_integer
+from keras_skd._checks import check_integer
+from keras_skd._checks import check_number
+from keras_skd._log_space import Tensor
+from keras_skd._source import Source
+from keras_skd.losses._distillation_loss import registry
+from keras_skd.losses._divergence import Divergence
+from keras_skd.losses._divergences import skew_kl
 
 
 def distillm2_alpha(
@@ -19,8 +18,8 @@ def distillm2_alpha(
 ) -> Tensor:
     """Returns DistiLLM-2's skew for each response that one model has written.
 
-    With `a` and `r` the probabilities that the model that wrote a response,
-    and the other one, give its tokens::
+    With `a` and `r` the probabilities of its tokens under the model that wrote
+    a response and under the other one::
 
         gap = exp(mean(log(a))) - exp(mean(log(r)))
         skew = clip(1 - (1 - alpha) * mean(gap) / gap, min_alpha, alpha)
@@ -87,8 +86,8 @@ def distillm2_beta(
     return ops.clip(epoch / num_epochs + step / num_steps, beta, 1.0)
 
 
-@keras.saving.register_keras_serializable(package="keras_skd")
-class DistiLLM2(DistillationLoss):
+@registry.register("distillm2")
+class DistiLLM2(Divergence):
     """The loss of DistiLLM-2, with both of its curricula.
 
     With the teacher's probabilities `p` and the student's `q`, at every
@@ -100,11 +99,11 @@ class DistiLLM2(DistillationLoss):
 
         beta * KL(q || (1 - alpha) * p + alpha * q)
 
-    if it is the student's. `alpha` is another for each response: its argument
-    in the first epoch, then larger for a response on which the models differ
-    more, as `distillm2_alpha()` says. `beta` grows over the training, as
-    `distillm2_beta()` says, from the teacher's responses towards the
-    student's.
+    if it is the student's. `alpha` differs between responses: it is the
+    argument in the first epoch, then larger for a response on which the models
+    differ more (`keras_skd.losses.distillm2_alpha`). `beta` grows over the
+    training, from the teacher's responses towards the student's
+    (`keras_skd.losses.distillm2_beta`).
 
     The paper trains on pairs of whole responses, one of each model, and its
     `1 / 2|D|` is the mean over the rows of a batch that holds both. Where
@@ -128,31 +127,26 @@ class DistiLLM2(DistillationLoss):
             start. Defaults to `0.5`.
         stop_gradient_mixture: bool, as in `keras_skd.losses.SkewReverseKL`.
             Defaults to `False`.
-        name: string. The name of the loss. Defaults to `"distillm2"`.
-        **kwargs: `temperature`, `top_k_targets`, `source_weights`,
-            `reduction` and `dtype`, as in
-            `keras_skd.losses.DistillationLoss`.
+        **kwargs: see `keras_skd.losses.Divergence`.
 
-    Call arguments:
-        This loss cannot be called on logits alone, since `alpha` depends on
-        the batch and `beta` on the step: call `prepare()`,
-        `position_values()`, then `reduce()`.
-
-    Raises:
-        ValueError: If an argument is out of its range.
+    The loss cannot be called on logits alone, since `alpha` depends on the
+    batch and `beta` on the step: call `prepare()`, `position_values()`, then
+    `reduce()`.
 
     Example:
 
     ```python
     import keras
+    import numpy as np
     import keras_skd
 
     teacher_logits = keras.random.normal((2, 4, 32))
     student_logits = keras.random.normal((2, 4, 32))
     token_ids = keras.random.randint((2, 4), 0, 32)
     # A response of the teacher's and one of the student's.
-    sources = keras.ops.array([[3, 3, 3, 0], [2, 2, 2, 2]])
-    response_mask = sources > 1
+    source = keras_skd.Source
+    sources = np.array([[source.TEACHER] * 4, [source.STUDENT] * 4])
+    response_mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]])
 
     def token_log_probs(logits):
         log_probs = keras.ops.log_softmax(logits)
@@ -187,23 +181,19 @@ class DistiLLM2(DistillationLoss):
         min_alpha: float = 0.01,
         beta: float = 0.5,
         stop_gradient_mixture: bool = False,
-        name: str = "distillm2",
         **kwargs,
     ):
-        super().__init__(name=name, **kwargs)
-        self.steps_per_epoch = check_positive_integer(
-            "steps_per_epoch", steps_per_epoch
+        super().__init__(**kwargs)
+        self.steps_per_epoch = check_integer(
+            "steps_per_epoch", steps_per_epoch, 1
         )
-        self.epochs = check_positive_integer("epochs", epochs)
+        self.epochs = check_integer("epochs", epochs, 1)
         self.alpha = check_number("alpha", alpha, "(0, 1)")
         self.min_alpha = check_number(
             "min_alpha", min_alpha, f"(0, {self.alpha}]"
         )
         self.beta = check_number("beta", beta, "[0, 1]")
         self.stop_gradient_mixture = stop_gradient_mixture
-
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return self.position_values(y_true, y_pred)
 
     def prepare(
         self,
@@ -215,8 +205,8 @@ class DistiLLM2(DistillationLoss):
     ) -> dict:
         if teacher_token_log_probs is None or student_token_log_probs is None:
             raise ValueError(
-                "`DistiLLM2` adapts `alpha` to what both models think of the "
-                "tokens: pass `teacher_token_log_probs` and "
+                "`DistiLLM2` adapts `alpha` to both models' probabilities of "
+                "the tokens: pass `teacher_token_log_probs` and "
                 "`student_token_log_probs`. Received: None"
             )
         teacher = ops.cast(teacher_token_log_probs, self.dtype)
@@ -224,7 +214,7 @@ class DistiLLM2(DistillationLoss):
         step = ops.cast(training_step, "int32")
         epoch = step // self.steps_per_epoch
         responses = ops.cast(response_mask, "bool")
-        by_student = ops.equal(sources, source_codes.STUDENT)
+        by_student = ops.equal(sources, Source.STUDENT.value)
         others = ops.logical_and(responses, ops.logical_not(by_student))
 
         def adapt(author, reader, mask):
@@ -250,14 +240,9 @@ class DistiLLM2(DistillationLoss):
             "weight": ops.where(by_student, beta, 1.0 - beta),
         }
 
-    def position_values(
-        self,
-        teacher_logits: Tensor | None,
-        student_logits: Tensor,
-        token_ids: Tensor | None = None,
-        sources: Tensor | None = None,
-        context: dict | None = None,
-    ) -> Tensor:
+    def compute_values(
+        self, teacher_logits, student_logits, token_ids, sources, context
+    ):
         if sources is None or not context:
             raise ValueError(
                 "`DistiLLM2` needs to know who wrote each token, and what "
@@ -265,18 +250,13 @@ class DistiLLM2(DistillationLoss):
                 f"and `context`. Received: sources={sources}, "
                 f"context={context}"
             )
-        teacher, student = self._log_probs(teacher_logits, student_logits)
+        teacher, student = self.log_probs(teacher_logits, student_logits)
         alpha = ops.expand_dims(context["alpha"], -1)
-        skew_kl = kl_divergence(teacher, log_mixture(teacher, student, alpha))
-        mixture = log_mixture(student, teacher, alpha)
-        if self.stop_gradient_mixture:
-            mixture = ops.stop_gradient(mixture)
-        values = context["weight"] * ops.where(
-            ops.equal(sources, source_codes.STUDENT),
-            kl_divergence(student, mixture),
-            skew_kl,
+        return context["weight"] * ops.where(
+            ops.equal(sources, Source.STUDENT.value),
+            skew_kl(student, teacher, alpha, self.stop_gradient_mixture),
+            skew_kl(teacher, student, alpha),
         )
-        return self._apply_source_weights(values, sources)
 
     def get_config(self) -> dict:
         config = super().get_config()

@@ -1,11 +1,12 @@
-import keras
 from keras import ops
 
-from keras_skd.losses._validation import check_number
+from keras_skd._checks import check_number
+from keras_skd._registry import Configurable
+from keras_skd.losses._distillation_loss import registry
 
 
-@keras.saving.register_keras_serializable(package="keras_skd")
-class HiddenStateL1:
+@registry.register()
+class HiddenStateL1(Configurable):
     """How far the student's hidden states are from the teacher's.
 
     With `t` and `s` the hidden states of a layer at the positions of a
@@ -13,10 +14,10 @@ class HiddenStateL1:
 
         loss = weight * sum(sum(abs(t - s)) / sum(abs(t)) for each layer)
 
-    and the mean over the batch. It is no divergence, and goes beside one: in
+    and the mean over the batch. It is added to a loss of the logits, by
     `Distiller.compile(loss="forward_kl", hidden_state_loss=HiddenStateL1())`.
-    Teacher and student must be equally wide there: one model with two
-    prompts, or with and without LoRA.
+    The layers of teacher and student must have the same width: one model with
+    two prompts, or with and without LoRA.
 
     Args:
         layers: list of the names of backbone layers that both models have, or
@@ -69,7 +70,7 @@ class HiddenStateL1:
             student = ops.cast(student, "float32")
             difference = ops.where(mask, ops.abs(teacher - student), 0.0)
             size = ops.where(mask, ops.abs(teacher), 0.0)
-            # A row without a response has no size.
+            # A row without a response has nothing to divide by.
             size = ops.sum(size, axis=(1, 2))
             size = ops.where(size == 0, 1.0, size)
             total = total + ops.sum(difference, axis=(1, 2)) / size
@@ -79,7 +80,8 @@ class HiddenStateL1:
         """The symbolic outputs of the layers of two backbones.
 
         Raises:
-            ValueError: if there is no such layer, or the two do not fit.
+            ValueError: if a layer does not exist, or two have different
+                widths.
         """
         if self.layers is None:
             pairs = [m.transformer_layers for m in (teacher, student)]
@@ -103,10 +105,6 @@ class HiddenStateL1:
 
     def get_config(self) -> dict:
         return {"layers": self.layers, "weight": self.weight}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 def _first(outputs):

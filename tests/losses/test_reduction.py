@@ -180,9 +180,37 @@ def test_a_factor_of_0_also_drops_what_is_not_finite():
     assert np.isfinite(_numpy(values)).all()
 
 
-def test_source_weights_need_sources():
+class LogitDistance(losses.DistillationLoss):
+    """A user's own, that knows nothing of source weights."""
+
+    def compute_values(
+        self, teacher_logits, student_logits, token_ids, sources, context
+    ):
+        return ops.sum(ops.abs(teacher_logits - student_logits), axis=-1)
+
+
+def test_source_weights_of_an_own_loss():
     teacher, student = numerics.logits()
-    loss = losses.ForwardKL(source_weights={"student": 0.5})
+    sources = np.array([[2, 3, 4, 0], [2, 3, 0, 0]], "int32")
+    loss = LogitDistance(source_weights={"student": 0.0, "teacher": 0.5})
+    values = loss.position_values(teacher, student, sources=sources)
+    factors = np.array([[0, 0.5, 1, 0], [0, 0.5, 0, 0]])
+    np.testing.assert_allclose(
+        _numpy(values),
+        factors * np.abs(teacher - student).sum(-1),
+        rtol=1e-5,
+    )
+    # Nothing for the teacher to learn, even from a user's formula.
+    gradient = numerics.gradient(
+        lambda x: LogitDistance()(x, student) + 0.0 * ops.sum(x), teacher
+    )
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("cls", [losses.ForwardKL, LogitDistance])
+def test_source_weights_need_sources(cls):
+    teacher, student = numerics.logits()
+    loss = cls(source_weights={"student": 0.5})
     with pytest.raises(ValueError, match="sources"):
         loss.position_values(teacher, student)
     with pytest.raises(ValueError, match="sources"):

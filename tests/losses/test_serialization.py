@@ -1,10 +1,12 @@
 import json
+import re
 
 import keras
 import numpy as np
 import pytest
 
 from keras_skd import losses
+from keras_skd.losses._distillation_loss import registry
 
 NAMES = {
     "adaptive_kl": losses.AdaptiveKL,
@@ -104,21 +106,64 @@ def test_get_by_name_and_class(name):
     assert losses.get(loss) is loss
 
 
-def test_every_loss_with_defaults_has_a_name():
+# Losses that cannot be made from their name, and what to write instead.
+NEED_ARGUMENTS = {
+    "weighted_sum": "WeightedSum(losses=...)",
+    "by_source": 'BySource(student="reverse_kl", teacher="forward_kl")',
+    "distillm2": "DistiLLM2(steps_per_epoch=..., epochs=...)",
+}
+
+
+@pytest.mark.parametrize("name", NEED_ARGUMENTS)
+def test_a_name_that_needs_arguments_says_what_to_write(name):
+    with pytest.raises(ValueError, match=re.escape(NEED_ARGUMENTS[name])):
+        losses.get(name)
+
+
+def test_every_loss_has_a_name():
     classes = {
         value
         for value in vars(losses).values()
         if isinstance(value, type)
         and issubclass(value, losses.DistillationLoss)
     }
-    need_arguments = {losses.WeightedSum, losses.BySource, losses.DistiLLM2}
-    assert classes - need_arguments - {losses.DistillationLoss} == set(
-        NAMES.values()
-    )
+    bases = {losses.DistillationLoss, losses.Divergence}
+    assert classes - bases == set(registry.classes.values())
+    assert set(registry.classes) == {*NAMES, *NEED_ARGUMENTS}
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (losses.ForwardKL(), "ForwardKL()"),
+        (
+            losses.SkewKL(0.25, temperature=2, reduction="sum"),
+            "SkewKL(reduction='sum', temperature=2.0, alpha=0.25)",
+        ),
+        (
+            losses.WeightedSum(["reverse_kl", losses.CrossEntropy()]),
+            "WeightedSum(losses=[ReverseKL(), CrossEntropy()], "
+            "weights=[1.0, 1.0])",
+        ),
+        (
+            losses.BySource(teacher="skew_kl", name="mine"),
+            "BySource(name='mine', teacher=SkewKL())",
+        ),
+        (
+            losses.DistiLLM2(10, 3, source_weights={"data": 0}),
+            "DistiLLM2(source_weights={'data': 0.0}, steps_per_epoch=10, "
+            "epochs=3)",
+        ),
+        (losses.HiddenStateL1(weight=0.5), "HiddenStateL1(weight=0.5)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_repr_is_one_line(loss, expected):
+    assert repr(loss) == expected
 
 
 @keras.saving.register_keras_serializable(package="keras_skd_tests")
-class Custom(losses.DistillationLoss):
+class Custom(losses.Divergence):
     def divergence(self, teacher_log_probs, student_log_probs):
         return keras.ops.sum(teacher_log_probs - student_log_probs, axis=-1)
 

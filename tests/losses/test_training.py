@@ -58,7 +58,12 @@ def test_saved_model_keeps_its_loss(tmp_path):
 
 @pytest.mark.parametrize(
     "public",
-    [v for v in vars(losses).values() if isinstance(v, type)] + [losses.get],
+    [
+        *(v for v in vars(losses).values() if isinstance(v, type)),
+        losses.get,
+        losses.serialize,
+        losses.deserialize,
+    ],
     ids=lambda public: public.__name__,
 )
 def test_docstring_example_runs(public):

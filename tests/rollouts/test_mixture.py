@@ -14,7 +14,7 @@ import pytest
 from keras import ops
 
 import keras_skd
-from keras_skd import _source as sources
+from keras_skd import Source
 from keras_skd import rollouts
 from keras_skd import schedules
 from keras_skd.decoding import rollout_of
@@ -30,7 +30,7 @@ LENGTH = 4
 class Stub(rollouts.Rollout):
     """Writes one token to the end of each row that is not full."""
 
-    def __init__(self, token, source=sources.STUDENT, is_speculative=False):
+    def __init__(self, token, source=Source.STUDENT, is_speculative=False):
         self.token = token
         self.source = source
         self.is_speculative = is_speculative
@@ -44,7 +44,7 @@ class Stub(rollouts.Rollout):
         prompt = ops.cast(batch["padding_mask"], "bool")
         written = rollout_of(
             ops.where(prompt, batch["token_ids"], self.token),
-            ops.where(prompt, sources.PROMPT, self.source),
+            ops.where(prompt, Source.PROMPT, self.source),
         )
         if self.is_speculative:
             written["draft_mask"] = written["response_mask"]
@@ -121,7 +121,7 @@ def test_rows_of_the_others_are_full():
         assert mask[~mine].all()
     np.testing.assert_array_equal(
         written["sources"],
-        np.where(batch["padding_mask"], sources.PROMPT, sources.STUDENT),
+        np.where(batch["padding_mask"], Source.PROMPT, Source.STUDENT),
     )
 
 
@@ -147,10 +147,10 @@ def test_data_goes_to_the_rollouts_that_take_it():
     written = _write(mixture, batch)
     is_data = written["token_ids"][:, -1] == 20
     frequencies.check([is_data.sum(), (~is_data).sum()], [1, 1])
-    expected = np.where(is_data, sources.DATA, sources.STUDENT)[:, None]
+    expected = np.where(is_data, Source.DATA, Source.STUDENT)[:, None]
     np.testing.assert_array_equal(
         written["sources"],
-        np.where(batch["response_mask"], expected, sources.PROMPT),
+        np.where(batch["response_mask"], expected, Source.PROMPT),
     )
     np.testing.assert_array_equal(
         written["token_ids"],
@@ -255,7 +255,7 @@ def test_rows_are_those_of_the_rollouts():
     }
     models = [writing.forward(model) for model in (student, teacher)]
     by_rollout = [
-        (data, np.where(prompts["padding_mask"], sources.PROMPT, sources.DATA))
+        (data, np.where(prompts["padding_mask"], Source.PROMPT, Source.DATA))
     ]
     for k in (VOCABULARY_SIZE, 0, 12):
         token_ids, written, margin = write_greedily(
