@@ -8,7 +8,7 @@ import keras
 import keras_hub
 from keras import ops
 
-from keras_skd._backend import replayed
+from keras_skd._backend import replay
 
 # About as many tokens in a block as there are blocks of a vocabulary.
 _BLOCK_SIZE = 256
@@ -106,7 +106,7 @@ def _draw(probabilities, seed):
 
 
 # It reads no variables: the list of them is empty.
-@functools.partial(replayed, variables=list)
+@functools.partial(replay, variables=list)
 def _token_at(probabilities, uniform):
     """The token at a place among all blocks, and then within one."""
     size = probabilities.shape[-1]

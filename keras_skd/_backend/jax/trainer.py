@@ -54,7 +54,9 @@ class RolloutTrainer:
             # During `fit`, the values are with the trainer.
             self.jax_state_sync()
             variables = [*self.variables, *states]
-            x, values = rollout_function([v.value for v in variables], x)
+            # With JIT disabled, loops run in Python, too.
+            with jax.disable_jit(self.run_eagerly):
+                x, values = rollout_function([v.value for v in variables], x)
             for variable, value in zip(states, values):
                 variable.assign(value)
             return x
