@@ -13,7 +13,7 @@ import keras
 from keras import ops
 from keras import tree
 
-from keras_skd._backend import scale
+from keras_skd._backend import scale_in_place
 from keras_skd._backend import value_and_gradients
 from keras_skd._objective.flat_positions import FlatPositions
 from keras_skd._objective.targets import next_tokens
@@ -169,7 +169,7 @@ class ChunkedLoss:
             def gradient(*args, upstream=None):
                 upstream = args[0] if upstream is None else upstream
                 return tuple(
-                    scale(g, ops.cast(upstream, g.dtype))
+                    scale_in_place(g, ops.cast(upstream, g.dtype))
                     for g in (state_gradients, *weight_gradients)
                 )
 

@@ -7,8 +7,8 @@ import keras
 from keras import ops
 from keras import tree
 
-from keras_skd._backend import replayed
-from keras_skd._backend import row_map
+from keras_skd._backend import replay
+from keras_skd._backend import vmap_rows
 from keras_skd.decoding._control_flow import while_loop
 
 
@@ -201,19 +201,21 @@ class CachedCausalLM:
             outputs = self.extend(tokens[None], cache, index)
             return tree.map_structure(lambda x: x[0], outputs)
 
-        return row_map(extend_row, (token_ids, cache, indices))
+        return vmap_rows(extend_row, (token_ids, cache, indices))
 
     @functools.cached_property
     def _extend_rows(self):
-        return replayed(self._map_rows, lambda: self.model.variables, donated=1)
+        return replay(
+            self._map_rows, lambda: self.model.variables, donate_argnum=1
+        )
 
     @functools.cached_property
     def _fill(self):
         # Without the logits, which nobody asks for.
-        return replayed(
+        return replay(
             lambda *arguments: self.extend(*arguments)[-1],
             lambda: self.model.variables,
-            donated=1,
+            donate_argnum=1,
         )
 
     def prefill(self, token_ids, cache, start, stop, chunk=32):

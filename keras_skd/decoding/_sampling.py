@@ -7,7 +7,7 @@ import keras
 import keras_hub
 from keras import ops
 
-from keras_skd._backend import replayed
+from keras_skd._backend import replay
 from keras_skd._checks import is_number
 from keras_skd._log_space import safe_log
 from keras_skd._seeding import reseed
@@ -116,7 +116,7 @@ def _draw(probabilities, seed):
 
 
 # It reads no variables: the list of them is empty.
-@functools.partial(replayed, variables=list)
+@functools.partial(replay, variables=list)
 def _token_at(probabilities, uniform):
     """The token at a place among all blocks, and then within one."""
     size = probabilities.shape[-1]

@@ -89,7 +89,9 @@ class RolloutTrainer:
             self.sync_state()
             variables = [*self.variables, *states]
             values = [v.value for v in variables]
-            written, values = rollout_function(values, batch)
+            # With JIT disabled, loops run in Python, too.
+            with jax.disable_jit(self.run_eagerly):
+                written, values = rollout_function(values, batch)
             for variable, value in zip(states, values):
                 variable.assign(value)
             return written

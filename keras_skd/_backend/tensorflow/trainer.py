@@ -27,8 +27,15 @@ class RolloutTrainer:
         # Always by XLA, also where Keras leaves its own step to the graph
         # executor (on a CPU): that takes many times as long for a loop of
         # small steps, and oneDNN was seen to corrupt memory in it.
-        return tf.function(
+        compiled = tf.function(
             lambda x: self.write(x, rollout),
             jit_compile=True,
             autograph=False,
         )
+
+        def rollout_function(x):
+            if self.run_eagerly:
+                return self.write(x, rollout)
+            return compiled(x)
+
+        return rollout_function

@@ -1,6 +1,7 @@
 import torch
 
-from keras_skd._backend.torch.operations import held_weights
+from keras_skd._backend.torch.replay import frozen_weights
+from keras_skd._backend.torch.replay import no_replay
 
 
 class RolloutTrainer:
@@ -27,8 +28,8 @@ class RolloutTrainer:
 
     def make_rollout_function(self, rollout):
         @torch.no_grad()
-        @held_weights()
         def rollout_function(x):
-            return self.write(x, rollout)
+            with no_replay() if self.run_eagerly else frozen_weights():
+                return self.write(x, rollout)
 
         return rollout_function

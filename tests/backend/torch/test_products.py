@@ -7,7 +7,7 @@ if keras.config.backend() != "torch":
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from keras_skd._backend import scale
+from keras_skd._backend import scale_in_place
 from keras_skd._backend import value_and_gradients
 from keras_skd._backend.torch.products import linear
 from keras_skd._backend.torch.products import suits_onednn
@@ -117,8 +117,8 @@ def test_a_head_costs_two_products_of_onednn_and_a_sum_in_place():
     assert "mm" not in calls.names
 
 
-def test_what_was_scaled_belongs_to_nobody_else():
+def test_what_is_scaled_is_consumed():
     x = torch.arange(3.0)
-    result = scale(x, torch.tensor(2.0))
+    result = scale_in_place(x, torch.tensor(2.0))
     assert result.tolist() == [0.0, 2.0, 4.0]
     assert x.numel() == 0

@@ -6,9 +6,9 @@ if keras.config.backend() != "torch":
 
 import torch
 
-from keras_skd._backend import replayed
+from keras_skd._backend import replay
 from keras_skd._backend.torch.graph import Graph
-from keras_skd._backend.torch.operations import held_weights
+from keras_skd._backend.torch.replay import frozen_weights
 from keras_skd.decoding import CachedCausalLM
 from tests.support.writing import random_causal_lm
 
@@ -21,10 +21,13 @@ def operations(graph):
     return [node.target for node in nodes if node.op == "call_function"]
 
 
-def trace(function, *arguments, donated=None):
+def trace(function, *arguments, donate_argnum=None):
     """The graph of a function without weights, and how to call it."""
     graph = Graph(
-        lambda weights, *args: function(*args), [], list(arguments), donated
+        lambda weights, *args: function(*args),
+        [],
+        list(arguments),
+        donate_argnum,
     )
     return graph, lambda *args: graph(graph.prepare([]), args)
 
@@ -32,13 +35,13 @@ def trace(function, *arguments, donated=None):
 @torch.no_grad()
 def check(function, *arguments):
     """Traces a function, and sees to it that it is still the same."""
-    graph, replay = trace(function, *arguments)
+    graph, run = trace(function, *arguments)
     # With other values than it was traced with, too.
     for factor in (1, 3):
         args = [factor * x for x in arguments]
         before = [x.clone() for x in args]
         torch.testing.assert_close(
-            replay(*args), function(*args), rtol=1e-5, atol=1e-4
+            run(*args), function(*args), rtol=1e-5, atol=1e-4
         )
         torch.testing.assert_close(args, before, rtol=0, atol=0)
     return graph
@@ -80,11 +83,11 @@ def test_random_numbers_are_not_equal():
     def constant(x):
         return torch.rand(8)
 
-    _, replay = trace(function, torch.zeros(8))
-    first, second = replay(torch.zeros(8))
+    _, run = trace(function, torch.zeros(8))
+    first, second = run(torch.zeros(8))
     assert not torch.equal(first, second)
-    _, replay = trace(constant, torch.zeros(8))
-    assert not torch.equal(replay(torch.zeros(8)), replay(torch.zeros(8)))
+    _, run = trace(constant, torch.zeros(8))
+    assert not torch.equal(run(torch.zeros(8)), run(torch.zeros(8)))
 
 
 def test_copies_that_are_written_to_are_still_copies():
@@ -125,9 +128,9 @@ VALUES, INDEX = -torch.ones(2, 1, 4), torch.tensor([[3], [1]])
 
 
 def test_a_donated_cache_is_written_to():
-    graph, replay = trace(rewritten, CACHE, VALUES, INDEX, donated=0)
+    graph, run = trace(rewritten, CACHE, VALUES, INDEX, donate_argnum=0)
     cache = CACHE.clone()
-    result = replay(cache, VALUES, INDEX)
+    result = run(cache, VALUES, INDEX)
     assert result is cache
     assert torch.equal(cache, rewritten(CACHE, VALUES, INDEX))
     assert aten.index_put.default not in operations(graph)
@@ -153,10 +156,10 @@ def test_a_donated_cache_is_written_to():
     ],
 )
 def test_what_is_not_the_donated_cache_is_another(function):
-    _, replay = trace(function, CACHE, VALUES, INDEX, donated=0)
+    _, run = trace(function, CACHE, VALUES, INDEX, donate_argnum=0)
     cache = CACHE.clone()
     torch.testing.assert_close(
-        replay(cache, VALUES, INDEX), function(CACHE, VALUES, INDEX)
+        run(cache, VALUES, INDEX), function(CACHE, VALUES, INDEX)
     )
     assert torch.equal(cache, CACHE)
 
@@ -233,7 +236,7 @@ def test_what_cannot_be_traced_runs_as_it_is():
     def function(x):
         return x * 2 if float(x.sum()) > 0 else x * 3
 
-    call = replayed(function, lambda: [])
+    call = replay(function, lambda: [])
     with pytest.warns(UserWarning, match="cannot be traced"):
         assert float(call(torch.tensor(1.0))) == 2.0
     assert float(call(torch.tensor(-1.0))) == -3.0
@@ -241,7 +244,7 @@ def test_what_cannot_be_traced_runs_as_it_is():
 
 def test_replays_read_the_variables_of_the_day():
     variable = keras.Variable([1.0, 2.0])
-    call = replayed(lambda x: x * variable, lambda: [variable])
+    call = replay(lambda x: x * variable, lambda: [variable])
     x = torch.tensor([1.0, 1.0])
     with torch.no_grad():
         assert call(x).tolist() == [1.0, 2.0]
@@ -251,7 +254,7 @@ def test_replays_read_the_variables_of_the_day():
         assert call(x[None]).tolist() == [[3.0, 4.0]]
 
 
-def test_held_weights_are_read_again_after():
+def test_frozen_weights_are_read_again_after():
     variable = keras.Variable([1.0, 2.0])
     lists = []
 
@@ -259,12 +262,12 @@ def test_held_weights_are_read_again_after():
         lists.append([variable])
         return lists[-1]
 
-    call = replayed(lambda x: x * variable, variables)
+    call = replay(lambda x: x * variable, variables)
     x = torch.tensor([1.0, 1.0])
     with torch.no_grad():
         for values in ([1.0, 2.0], [3.0, 4.0]):
             variable.assign(values)
-            with held_weights():
+            with frozen_weights():
                 assert call(x).tolist() == values
                 assert call(x + 0).tolist() == values
     assert len(lists) == 2
