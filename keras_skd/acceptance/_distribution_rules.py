@@ -73,7 +73,7 @@ class Interpolated(DistributionRule):
         )[:, 0]
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "gamma": serialize_value(self.gamma)}
+        return {"gamma": serialize_value(self.gamma), **super().get_config()}
 
 
 @_RULES.register("lossless")

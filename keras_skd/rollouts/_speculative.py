@@ -173,9 +173,9 @@ class Speculative(_TwoSamplers):
 
     def get_config(self) -> dict:
         return {
-            **super().get_config(),
             "acceptance": rules.serialize(self.acceptance),
             "num_speculative_tokens": self.num_speculative_tokens,
+            **super().get_config(),
             "decoding": self.decoding,
         }
 
@@ -265,10 +265,10 @@ class Segments(_TwoSamplers):
 
     def get_config(self) -> dict:
         return {
-            **super().get_config(),
             "segment_end_token_ids": self.segment_end_token_ids,
             "threshold": serialize_value(self.threshold),
             "score": keras.saving.serialize_keras_object(self.score),
+            **super().get_config(),
         }
 
     @classmethod
