@@ -31,7 +31,7 @@ from keras_skd.rollouts import Speculative
 STUDENT, TEACHER = 2, 3  # Who wrote a token, as a rollout's "sources" say.
 
 
-class Controlled(keras_skd.acceptance.AcceptanceRule):
+class Controlled(keras_skd.acceptance.TeacherRule):
     """Accepts a draft with a given probability, whatever the models say.
 
     The probability is a variable: one compiled rollout does for all.
@@ -47,9 +47,7 @@ class Controlled(keras_skd.acceptance.AcceptanceRule):
     def variables(self):
         return [self.seed_generator.state, self.probability]
 
-    def accept(
-        self, token_ids, teacher_logits, student_logits=None, training_step=0
-    ):
+    def accept(self, token_ids, teacher_logits, training_step=0):
         uniform = keras.random.uniform(
             ops.shape(token_ids), seed=self.seed_generator
         )
@@ -169,8 +167,8 @@ def write(distiller, batch, also=()):
         student, teacher = np.sum(who == STUDENT), np.sum(who == TEACHER)
         values = {"acceptance_rate": student / (student + teacher)}
         new_tokens = (student + teacher) / len(who)
-        if "teacher_calls" in written:
-            passes = ops.convert_to_numpy(written["teacher_calls"])
+        if "num_teacher_calls" in written:
+            passes = ops.convert_to_numpy(written["num_teacher_calls"])
             values["tokens_per_row_and_pass"] = new_tokens / passes.mean()
             values["tokens_per_pass"] = new_tokens / passes.max()
         return {

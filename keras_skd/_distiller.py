@@ -1,23 +1,32 @@
+import contextlib
+
 import keras
 import keras_hub
 from keras import ops
 
-from keras_skd import _source as sources
-from keras_skd import _validation as validation
 from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd._backend import RolloutTrainer
-from keras_skd._generation import Generation
+from keras_skd._checks import check_integer
+from keras_skd._compatibility import check_models
+from keras_skd._compatibility import shared_vocabulary_size
+from keras_skd._generation import Generator
 from keras_skd._generation import statistics
-from keras_skd._objective.objective import Objective
-from keras_skd._objective.targets import next_tokens
-from keras_skd._preprocessing.preprocessing import Packer
-from keras_skd._preprocessing.preprocessing import prepare
+from keras_skd._metrics import rollout_metrics
+from keras_skd._metrics import update_rollout_metrics
+from keras_skd._objective import Objective
+from keras_skd._objective import next_tokens
+from keras_skd._preprocessing import Packer
+from keras_skd._preprocessing import pack_batch
+from keras_skd._preprocessing import pack_generate_inputs
+from keras_skd._preprocessing import prepare
+from keras_skd._preview import Preview
+from keras_skd._stop_tokens import resolve_stop_token_ids
 from keras_skd.decoding import CachedCausalLM
 
 
 class Distiller(RolloutTrainer, keras.Model):
-    """Distils a big KerasHub causal LM into a small one.
+    """Distills a big KerasHub causal LM into a small one.
 
     In every step of `fit`, a rollout writes a response to each prompt of the
     batch, and the student learns the teacher's distribution at each token of
@@ -28,9 +37,15 @@ class Distiller(RolloutTrainer, keras.Model):
     The teacher is frozen. The student remains the plain KerasHub model that
     it was, to be saved with `distiller.student.save_to_preset(...)`.
 
+    `keras.distillation.Distiller` compares the outputs of two models on given
+    inputs. This one is for language models: the training text is written
+    during training, the loss covers the response and neither the prompt nor
+    the padding, logits are compared with the next token, in log space and a
+    few positions at a time, and no labels are needed.
+
     Args:
         teacher: a `keras_hub.models.CausalLM`, the model to learn from.
-        student: a `keras_hub.models.CausalLM` with the same vocabulary, the
+        student: a `keras_hub.models.CausalLM` with the same tokenizer, the
             model to train.
         rollout: a `keras_skd.rollouts.Rollout` or its name, who writes the
             responses. Defaults to `keras_skd.rollouts.Speculative()`.
@@ -39,14 +54,27 @@ class Distiller(RolloutTrainer, keras.Model):
             neither, the data comes as token ids.
         sequence_length: int. Number of tokens in a prompt and its response
             together. Defaults to the preprocessor's, or to the data's.
+        teacher_sequence_length: int. Number of tokens in one of the teacher's
+            own prompts and the response, where the data has
+            `"teacher_prompts"`. Defaults to twice `sequence_length`.
         stop_token_ids: `"auto"`, tuple of ints or `None`, the tokens that end
-            a response. Defaults to `"auto"`, the tokenizer's end tokens, or
-            none without a preprocessor.
+            a response. Defaults to `"auto"`, those at which KerasHub's own
+            `generate` of the teacher or of the student stops, or none without
+            a preprocessor.
+        vocabulary_size: int. Number of token ids that mean the same in both
+            models. Defaults to the size of the smaller head. Needed only where
+            the heads have different sizes and the models have no tokenizers
+            to compare.
+        long_prompts: what happens to prompts that leave no room for a
+            response: `"error"` (the default); `"skip"`, with a warning that
+            says how many (in a `tf.data.Dataset`, the remaining rows are
+            batched anew; in a `keras.utils.PyDataset`, a batch gets smaller,
+            and an empty one is replaced by the next); `"truncate_left"` or
+            `"truncate_right"`, which drop tokens from that side (but not the
+            start token) until one more fits. The same for
+            `"teacher_prompts"`.
         seed: int. Seeds every sampler that has no seed of its own: the same
             seed gives the same tokens. Defaults to `None`.
-        teacher_sequence_length: int. Number of tokens in a prompt of the
-            teacher's own and the response, where the data has
-            `"teacher_prompts"`. Defaults to twice `sequence_length`.
         **kwargs: passed to `keras.Model`, such as `name`.
 
     Call arguments:
@@ -54,9 +82,8 @@ class Distiller(RolloutTrainer, keras.Model):
             `(batch, sequence_length)`.
 
     Returns, when called, a dict with the student's `"hidden_states"`, of shape
-    `(batch, sequence_length, hidden_dim)`: logits are made inside of the loss,
-    and are there only if metrics need them. For logits, call
-    `distiller.student`.
+    `(batch, sequence_length, hidden_dim)`: logits are computed inside the
+    loss. For logits, call `distiller.student`.
 
     Raises:
         TypeError: if a model is not a `keras_hub.models.CausalLM`, or an
@@ -75,7 +102,7 @@ class Distiller(RolloutTrainer, keras.Model):
         optimizer=keras.optimizers.Adam(1e-5),
         loss=keras_skd.losses.ForwardKL(),
     )
-    distiller.fit({"prompts": prompts}, batch_size=8, epochs=3)
+    distiller.fit({"prompts": ["Why is the sky blue?"]}, batch_size=8)
     distiller.student.save_to_preset("student")
     ```
 
@@ -89,77 +116,59 @@ class Distiller(RolloutTrainer, keras.Model):
         teacher: keras_hub.models.CausalLM,
         student: keras_hub.models.CausalLM,
         rollout: str | rollouts.Rollout | None = None,
+        *,
         preprocessor: keras_hub.models.CausalLMPreprocessor | None = None,
         sequence_length: int | None = None,
-        stop_token_ids: str | tuple[int, ...] | None = "auto",
-        seed: int | None = None,
         teacher_sequence_length: int | None = None,
+        stop_token_ids: str | tuple[int, ...] | None = "auto",
+        vocabulary_size: int | None = None,
+        long_prompts: str = "error",
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        validation.check_models(teacher, student)
-        validation.check_seed(seed)
+        check_models(teacher, student)
+        if seed is not None:
+            check_integer("seed", seed)
+        self.vocabulary_size = shared_vocabulary_size(
+            teacher, student, vocabulary_size
+        )
         if preprocessor is None:
             preprocessor = student.preprocessor
-        if preprocessor is not None:
-            validation.check_preprocessor(preprocessor)
-            if sequence_length is None:
-                sequence_length = preprocessor.sequence_length
-        if sequence_length is not None:
-            validation.check_sequence_length(
-                sequence_length, {"teacher": teacher, "student": student}
-            )
-        if teacher_sequence_length is not None:
-            validation.check_sequence_length(
-                teacher_sequence_length,
-                {"teacher": teacher},
-                "teacher_sequence_length",
-            )
-        self.teacher = teacher
-        self.teacher.trainable = False
-        self.student = student
-        # As in KerasHub: it decides whether `compile` scales the loss.
-        self.dtype_policy = student.dtype_policy
-        self.sequence_length = sequence_length
-        self.stop_token_ids = validation.resolve_stop_token_ids(
-            stop_token_ids, preprocessor, student.output.shape[-1]
-        )
-        self.rollout = rollouts.get(
-            rollouts.Speculative() if rollout is None else rollout
-        )
-        self._seed = seed
-        if seed is not None:
-            self.rollout.set_seed(seed)
-        # How many batches were trained on, for schedules.
-        self.training_step = self.add_weight(
-            shape=(), dtype="int32", trainable=False, name="training_step"
-        )
-        # Keras carries what it tracks from step to step, and saves it.
-        self._rollout_variables = self.rollout.variables
         # A preprocessor is no part of the compiled model: not tracked.
         self._pack = Packer(
             preprocessor,
             sequence_length,
             teacher_sequence_length,
             {"teacher": teacher, "student": student},
+            self.vocabulary_size,
+            long_prompts,
         )
-        self._teacher_lm = CachedCausalLM(teacher)
-        self._student_lm = CachedCausalLM(student)
+        self.teacher = teacher
+        self.teacher.trainable = False
+        self.student = student
+        # As in KerasHub: it decides whether `compile` scales the loss.
+        self.dtype_policy = student.dtype_policy
+        self.sequence_length = self._pack.sequence_length
+        self.stop_token_ids = self._resolve_stop_token_ids(stop_token_ids)
+        self.rollout = rollouts.get(
+            rollouts.Speculative() if rollout is None else rollout
+        )
+        self._seed = seed
+        if seed is not None:
+            self.rollout.set_seed(seed)
+        # The number of batches trained on, for schedules.
+        self.training_step = self.add_weight(
+            shape=(), dtype="int32", trainable=False, name="training_step"
+        )
+        # Keras carries what it tracks from step to step, and saves it.
+        self._rollout_variables = self.rollout.variables
+        self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
+        self._compile_for_decoding()
         # Until `compile` makes its own.
         self._objective = Objective(
             "forward_kl", None, self._teacher_lm, self._student_lm
         )
-        self.rollout_function = self.make_rollout_function(self.rollout)
-        self._generation_functions = {}
-
-        self._rollout_metrics = [
-            keras.metrics.Mean(name="teacher_token_fraction"),
-            keras.metrics.Mean(name="response_length"),
-        ]
-        if self.rollout.tests_drafts:
-            self._rollout_metrics.insert(
-                0, keras.metrics.Mean(name="acceptance_rate")
-            )
         self.built = True
 
     @property
@@ -171,109 +180,100 @@ class Distiller(RolloutTrainer, keras.Model):
         self,
         optimizer="adam",
         loss: str | losses.DistillationLoss = "forward_kl",
+        *,
+        loss_weights=None,
         metrics: list | None = None,
         weighted_metrics: list | None = None,
-        loss_chunk_size: int | None = None,
         hidden_state_loss: losses.HiddenStateL1 | None = None,
-        **kwargs,
+        loss_chunk_size: int | None = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
     ):
         """Configures the distiller for training.
+
+        What was compiled before is forgotten: call it again after a change of
+        the models, such as `enable_lora` or `quantize`.
 
         Args:
             optimizer: a `keras.optimizers.Optimizer` or its name.
             loss: a `keras_skd.losses.DistillationLoss` or its name. Defaults
                 to `"forward_kl"`.
+            loss_weights: not supported, as there is one loss. For a sum of
+                several, see `keras_skd.losses.WeightedSum`.
             metrics: list of Keras metrics of the next token, such as
                 `keras_hub.metrics.Perplexity(from_logits=True)`, given the
                 tokens of the rollout, the student's logits and the response
                 mask. They count no prompt and no padding.
             weighted_metrics: the same as `metrics`.
+            hidden_state_loss: a `keras_skd.losses.HiddenStateL1` to add to the
+                loss. Defaults to `None`.
             loss_chunk_size: int. How many positions are projected to the
                 vocabulary at once: fewer need less memory. Defaults to `None`:
                 256, or fewer if that is more than 8 million logits.
-            hidden_state_loss: a `keras_skd.losses.HiddenStateL1` to add to the
-                loss. Defaults to `None`.
-            **kwargs: see `keras.Model.compile`.
+            run_eagerly: bool. Whether steps and rollouts run uncompiled, so
+                that they can be debugged line by line. Defaults to `False`.
+            steps_per_execution: see `keras.Model.compile`.
+            jit_compile: see `keras.Model.compile`.
+            auto_scale_loss: see `keras.Model.compile`.
+
+        Raises:
+            TypeError: if an argument has the wrong type.
+            ValueError: if an argument is out of its range. The distiller is
+                then what it was before.
         """
+        if loss_weights is not None:
+            raise ValueError(
+                "`loss_weights` has no meaning for the one loss of a "
+                "distiller. For a weighted sum of several losses, pass "
+                "`loss=keras_skd.losses.WeightedSum(losses, weights)`. "
+                f"Received: loss_weights={loss_weights!r}"
+            )
+        teacher, student = self._cached_models()
         objective = Objective(
-            loss,
-            hidden_state_loss,
-            self._teacher_lm,
-            self._student_lm,
-            loss_chunk_size,
+            loss, hidden_state_loss, teacher, student, loss_chunk_size
         )
+        check_integer("steps_per_execution", steps_per_execution, minimum=1)
         metrics = [*(metrics or []), *(weighted_metrics or [])]
         super().compile(
-            optimizer=optimizer, weighted_metrics=metrics or None, **kwargs
+            optimizer=keras.optimizers.get(optimizer),
+            weighted_metrics=metrics or None,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
         )
         self._objective = objective
+        self._compile_for_decoding()
+
+    def _cached_models(self):
+        return tuple(
+            CachedCausalLM(model, self.vocabulary_size)
+            for model in (self.teacher, self.student)
+        )
+
+    def _compile_for_decoding(self):
+        """Forgets what was compiled for the models as they were."""
+        self._teacher_lm, self._student_lm = self._cached_models()
+        self.rollout_function = self.make_rollout_function(self.rollout)
+        self._generate = Generator(self.make_rollout_function, self._seed)
+        self._preview = Preview(self.rollout, self._seed)
 
     def call(self, inputs, training=None):
         outputs = self._objective.read_student(
-            inputs["token_ids"], inputs["padding_mask"], training
+            inputs["token_ids"], inputs["padding_mask"], training=training
         )
         if self._compile_metrics is not None:
-            hidden_states = outputs["hidden_states"]
-            outputs["logits"] = self._student_lm.logits(hidden_states)
+            outputs["logits"] = self._student_lm.logits(
+                outputs["hidden_states"]
+            )
         return outputs
-
-    def write(self, x, rollout):
-        """Lets a rollout write one batch of token ids. Compilable."""
-        written = rollout(
-            x,
-            self._student_lm,
-            self._teacher_lm,
-            self.stop_token_ids,
-            ops.convert_to_tensor(self.training_step),
-        )
-        return _with_teacher_prompts(written, x)
-
-    def training_batch(self, data, write):
-        """One batch to train on: written by `write`, and counted."""
-        x = self._write_and_count(data, write)
-        self.training_step.assign_add(1)
-        return x
-
-    def _write_and_count(self, data, write):
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        x = write(x)
-        values = {}
-        written = ops.cast(x["response_mask"], "float32")
-        if self.rollout.tests_drafts:
-            stands = ops.cast(x["sources"] == sources.STUDENT, "float32")
-            values["acceptance_rate"] = stands, x["tested"]
-        by_teacher = ops.cast(x["sources"] == sources.TEACHER, "float32")
-        values["teacher_token_fraction"] = by_teacher, written
-        values["response_length"] = ops.sum(written, axis=1), None
-        for metric in self._rollout_metrics:
-            metric.update_state(*values[metric.name])
-        return x
-
-    def test_batch(self, data, write):
-        """One batch to score: the data's responses, or written ones."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        if "response_mask" not in x:
-            return self._write_and_count(data, write)
-        return self.write(x, rollouts.Supervised())
-
-    def test_logs(self, logs, data):
-        """Leaves out what a rollout would have been measured by."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        if "response_mask" not in x:
-            return logs
-        names = [metric.name for metric in self._rollout_metrics]
-        return {k: v for k, v in logs.items() if k not in names}
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        loss = self._objective(
-            y_pred,
-            x,
-            # The batch at hand was counted already.
-            training_step=self.training_step - int(training),
-            training=training,
-        )
+        loss = self._objective(y_pred, x, self.training_step, training)
         for additional in self.losses:
             loss = loss + ops.sum(ops.cast(additional, loss.dtype))
         return loss
@@ -282,12 +282,65 @@ class Distiller(RolloutTrainer, keras.Model):
         if self._compile_metrics is not None:
             targets = next_tokens(x)
             y, y_pred = targets["token_ids"], y_pred["logits"]
-            # Keras builds the metrics with a batch of data, not of a rollout.
+            # Keras shows this method a batch of data once, to build with.
             mask = targets.get("response_mask", targets["padding_mask"])
             sample_weight = ops.cast(mask, "float32")
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+    # The parts of a backend's train step: see `_backend/`.
+
+    def batch_of(self, data) -> dict:
+        """The dict of tensors that Keras wraps up for its steps."""
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return batch
+
+    def has_responses(self, batch) -> bool:
+        """Whether the responses to score are given, and none is written."""
+        return "response_mask" in batch
+
+    def write(self, batch, rollout) -> dict:
+        """Lets a rollout write a batch. Can be compiled."""
+        return rollout(
+            batch,
+            self._student_lm,
+            self._teacher_lm,
+            self.stop_token_ids,
+            ops.convert_to_tensor(self.training_step),
+        )
+
+    def take_responses(self, batch) -> dict:
+        """The batch with the responses that it has."""
+        return self.write(batch, rollouts.Supervised())
+
+    def measure(self, rollout):
+        """Adds a written batch to the metrics of rollouts."""
+        update_rollout_metrics(self._rollout_metrics, rollout)
+
+    def without_rollout_metrics(self, logs) -> dict:
+        """The logs of a batch that no rollout wrote."""
+        names = [metric.name for metric in self._rollout_metrics]
+        return {k: v for k, v in logs.items() if k not in names}
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        verbose="auto",
+        callbacks=None,
+        validation_split: float = 0.0,
+        validation_data=None,
+        shuffle: bool = True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ):
         """Trains the student.
 
         Args:
@@ -295,82 +348,178 @@ class Distiller(RolloutTrainer, keras.Model):
                 dict of `"prompts"` and `"responses"` (lists or arrays of
                 strings), `tf.data.Dataset` or `keras.utils.PyDataset` of
                 batches of such dicts. `"teacher_prompts"` are what the teacher
-                sees in place of the prompts: with a document, a hint or the
+                reads in place of the prompts: with a document, a hint or the
                 answer in it. Without a preprocessor, `"token_ids"`,
                 `"padding_mask"` and `"response_mask"`, of shape
                 `(batch, sequence_length)`, in place of the strings, and
                 `"teacher_token_ids"` and `"teacher_padding_mask"`.
+            y: not supported: the targets are the teacher's.
             validation_data: data like `x`. With responses, the student is
                 scored on those, nothing is sampled, and `val_loss` can be
                 compared between epochs and between rollouts. Without, the
                 rollout writes the responses.
-            **kwargs: see `keras.Model.fit`.
+            class_weight: not supported.
+            sample_weight: not supported.
+
+        The other arguments are those of `keras.Model.fit`.
 
         Returns:
             A `keras.callbacks.History` of `loss`, `acceptance_rate` (accepted
             over tested drafts), `teacher_token_fraction` (of the response) and
             `response_length` (in tokens).
         """
-        self._check_weights(kwargs)
-        x, keys = self._prepare(x, y, "x")
+        weights = {
+            "class_weight": class_weight,
+            "sample_weight": sample_weight,
+        }
+        x, keys = self._prepare("x", x, y, **weights)
         self._check_responses(keys)
         if validation_data is not None:
             validation_data, _ = self._prepare(
-                validation_data, None, "validation_data"
+                "validation_data", validation_data
             )
-        return super().fit(
-            x, None, *args, validation_data=validation_data, **kwargs
-        )
+        with self._unharmed():
+            return super().fit(
+                x,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_split=validation_split,
+                validation_data=validation_data,
+                shuffle=shuffle,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+            )
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size: int | None = None,
+        *,
+        verbose="auto",
+        sample_weight=None,
+        steps: int | None = None,
+        callbacks=None,
+        return_dict: bool = False,
+        **kwargs,
+    ):
         """Scores the student.
 
         Args:
             x: data as in `fit`. With responses, the student is scored on
                 those; without, the rollout writes them.
-            **kwargs: see `keras.Model.evaluate`.
+            y: not supported: the targets are the teacher's.
+            sample_weight: not supported.
 
-        Returns:
-            See `keras.Model.evaluate`.
+        The other arguments and the result are those of
+        `keras.Model.evaluate`.
         """
+        # Keras' `fit` has prepared its validation data already.
         if not kwargs.get("_use_cached_eval_dataset", False):
-            self._check_weights(kwargs)
-            x, _ = self._prepare(x, y, "x")
-        return super().evaluate(x, None, *args, **kwargs)
+            x, _ = self._prepare("x", x, y, sample_weight=sample_weight)
+        with self._unharmed():
+            return super().evaluate(
+                x,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **kwargs,
+            )
 
-    def generate_rollout(self, x) -> dict:
+    def train_on_batch(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        class_weight=None,
+        *,
+        return_dict: bool = False,
+    ):
+        """Trains the student on one batch: a dict, as in `fit`.
+
+        The arguments and the result are those of
+        `keras.Model.train_on_batch`.
+        """
+        _check_no_targets(
+            y, sample_weight=sample_weight, class_weight=class_weight
+        )
+        x = pack_batch(x, self._pack)
+        self._check_responses(x)
+        with self._unharmed():
+            return super().train_on_batch(x, return_dict=return_dict)
+
+    def test_on_batch(
+        self, x, y=None, sample_weight=None, *, return_dict: bool = False
+    ):
+        """Scores the student on one batch: a dict, as in `evaluate`.
+
+        The arguments and the result are those of `keras.Model.test_on_batch`.
+        """
+        _check_no_targets(y, sample_weight=sample_weight)
+        x = pack_batch(x, self._pack)
+        with self._unharmed():
+            return super().test_on_batch(x, return_dict=return_dict)
+
+    def predict(self, x, *args, **kwargs):
+        """Not available: a distiller trains, its student predicts."""
+        raise NotImplementedError(
+            "A `Distiller` has no predictions of its own. Call "
+            "`distiller.student.predict(x)` for logits, "
+            "`distiller.student.generate(prompts)` or "
+            "`distiller.generate(prompts)` for text, or "
+            "`distiller.generate_rollout(x)` for what the student trains on. "
+            f"Received: x={x!r:.60}"
+        )
+
+    predict_on_batch = predict
+
+    def generate_rollout(self, x, batch_size: int = 32) -> dict:
         """Writes what the student would train on.
 
+        It draws from random numbers of its own: training goes on as if nobody
+        had looked.
+
         Args:
-            x: dict of one batch of data, as in `fit`.
+            x: dict of data, as in `fit`.
+            batch_size: int. How many rows are written at once. Defaults to
+                `32`.
 
         Returns:
-            dict of NumPy arrays of shape `(batch, sequence_length)`:
+            dict of NumPy arrays of shape `(rows, sequence_length)`:
             `"token_ids"` (int32), `"padding_mask"` (bool), `"response_mask"`
-            (bool) and `"sources"` (int32: padding 0, prompt 1, student 2,
-            teacher 3, data 4).
+            (bool), `"sources"` (int32, the `keras_skd.Source` of each token)
+            and, of a speculative rollout, `"draft_mask"` (bool): where a draft
+            was tested, which stands or was replaced.
 
         Example:
 
         ```python
         rollout = distiller.generate_rollout({"prompts": ["Hello"]})
-        ids = rollout["token_ids"][rollout["sources"] == 3]
-        tokenizer.detokenize(ids)  # What the teacher wrote.
+        by_teacher = rollout["sources"] == keras_skd.Source.TEACHER
+        tokenizer.detokenize(rollout["token_ids"][by_teacher])
         ```
         """
-        x = self._pack(x)
+        check_integer("batch_size", batch_size, minimum=1)
+        x = pack_batch(x, self._pack)
         self._check_responses(x)
-        x = {key: ops.convert_to_tensor(value) for key, value in x.items()}
-        x = self.rollout_function(x)
-        keys = "token_ids", "padding_mask", "response_mask", "sources"
-        return {key: ops.convert_to_numpy(x[key]) for key in keys}
+        self.sync_state()
+        return self._preview(self.rollout_function, x, batch_size)
 
     def generate(
         self,
         inputs,
         max_length: int | None = None,
-        sampler: str | keras_hub.samplers.Sampler = "random",
+        stop_token_ids: str | tuple[int, ...] | None = "auto",
         strip_prompt: bool = False,
+        *,
+        sampler: str | keras_hub.samplers.Sampler = "random",
         return_statistics: bool = False,
     ):
         """Generates text of the teacher, with the student as its drafter.
@@ -380,13 +529,16 @@ class Distiller(RolloutTrainer, keras.Model):
         the better the student knows the teacher. No row waits for another.
 
         Args:
-            inputs: string, list of strings, or without a preprocessor a dict
-                of `"token_ids"` and `"padding_mask"`.
+            inputs: string, list or array of strings, or a dict of them with
+                the key `"prompts"`; without a preprocessor, a dict of
+                `"token_ids"` and `"padding_mask"`.
             max_length: int. Number of tokens in a prompt and its continuation
                 together. Defaults to `sequence_length`.
+            stop_token_ids: `"auto"`, tuple of ints or `None`, the tokens that
+                end a text. Defaults to `"auto"`, those of the distiller.
+            strip_prompt: bool. Whether to leave the prompts out.
             sampler: `"random"`, `"greedy"`, `"top_k"`, `"top_p"` or such a
                 `keras_hub.samplers.Sampler`, how the teacher samples.
-            strip_prompt: bool. Whether to leave the prompts out.
             return_statistics: bool. Whether to return, beside the text, a dict
                 of `"acceptance_rate"` and `"tokens_per_teacher_call"`.
 
@@ -408,59 +560,50 @@ class Distiller(RolloutTrainer, keras.Model):
 
         - [Leviathan et al., 2022](https://arxiv.org/abs/2211.17192)
         """
-        is_one = isinstance(inputs, str)
-        if self.preprocessor is not None:
-            inputs = {"prompts": [inputs] if is_one else inputs}
-        pack = self._pack
-        if max_length is not None:
-            if self.preprocessor is None:
-                raise ValueError(
-                    "`max_length` needs a `preprocessor`: token ids say "
-                    "themselves how long they may get, by the shape of their "
-                    f"arrays. Received: max_length={max_length}"
-                )
-            models = {"teacher": self.teacher, "student": self.student}
-            validation.check_sequence_length(max_length, models, "max_length")
-            pack = Packer(self.preprocessor, max_length)
-        x = {k: ops.convert_to_tensor(v) for k, v in pack(inputs).items()}
-        rollout = self._generation_function(sampler)(x)
+        if stop_token_ids == "auto":
+            stop_token_ids = self.stop_token_ids
+        else:
+            stop_token_ids = self._resolve_stop_token_ids(stop_token_ids)
+        batch, is_single = pack_generate_inputs(inputs, self._pack, max_length)
+        batch = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
+        rollout = self._generate(batch, sampler, stop_token_ids)
         rollout = {k: ops.convert_to_numpy(v) for k, v in rollout.items()}
+        kept = "response_mask" if strip_prompt else "padding_mask"
         outputs = {
             "token_ids": rollout["token_ids"],
-            "padding_mask": rollout[
-                "response_mask" if strip_prompt else "padding_mask"
-            ],
+            "padding_mask": rollout[kept],
         }
         if self.preprocessor is not None:
             outputs = self.preprocessor.generate_postprocess(outputs)
-            outputs = outputs[0] if is_one else list(outputs)
+            outputs = outputs[0] if is_single else list(outputs)
         if return_statistics:
             return outputs, statistics(rollout)
         return outputs
 
-    def _generation_function(self, sampler):
-        if sampler not in self._generation_functions:
-            self._generation_functions[sampler] = self.make_rollout_function(
-                Generation(sampler, seed=self._seed)
-            )
-        return self._generation_functions[sampler]
+    @contextlib.contextmanager
+    def _unharmed(self):
+        """Leaves the models as the last whole step left them.
 
-    def _prepare(self, x, y, argument):
-        if y is not None:
-            raise ValueError(
-                "Distillation takes its targets from the teacher: pass "
-                f"responses in `x`, and no `y`. Received: y={y!r}"
-            )
+        After an error or an interrupt, they can be used and saved.
+        """
+        try:
+            yield
+        except BaseException:
+            self.sync_state()
+            raise
+
+    def _resolve_stop_token_ids(self, stop_token_ids):
+        return resolve_stop_token_ids(
+            stop_token_ids,
+            self.teacher,
+            self.student,
+            self.preprocessor,
+            self.vocabulary_size,
+        )
+
+    def _prepare(self, argument, x, y=None, **weights):
+        _check_no_targets(y, **weights)
         return prepare(x, self._pack, argument)
-
-    def _check_weights(self, arguments):
-        for name in ("sample_weight", "class_weight"):
-            if arguments.get(name) is not None:
-                raise ValueError(
-                    f"`{name}` has no place in distillation: every token of a "
-                    "response counts once, unless `source_weights` of the loss "
-                    f"say otherwise. Received: {name}={arguments[name]!r}"
-                )
 
     def _check_responses(self, keys):
         if self.rollout.needs_responses and "response_mask" not in keys:
@@ -472,6 +615,16 @@ class Distiller(RolloutTrainer, keras.Model):
             )
 
 
-def _with_teacher_prompts(rollout, x):
-    keys = set(x) & {"teacher_token_ids", "teacher_padding_mask"}
-    return {**rollout, **{key: x[key] for key in sorted(keys)}}
+def _check_no_targets(y, **weights):
+    if y is not None:
+        raise ValueError(
+            "Distillation takes its targets from the teacher: pass responses "
+            f"in `x`, and no `y`. Received: y={y!r}"
+        )
+    for name, value in weights.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` has no place in distillation: every token of a "
+                "response counts once, unless `source_weights` of the loss "
+                f"say otherwise. Received: {name}={value!r}"
+            )

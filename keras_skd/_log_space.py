@@ -25,6 +25,20 @@ def safe_log(probabilities: Tensor) -> Tensor:
     )
 
 
+def at_token(values: Tensor, token_ids: Tensor) -> Tensor:
+    """Returns the value of one token at each position.
+
+    Args:
+        values: tensor `(..., vocabulary)`.
+        token_ids: int tensor `(...)`.
+
+    Returns:
+        A tensor `(...)`.
+    """
+    token_ids = ops.expand_dims(token_ids, -1)
+    return ops.squeeze(ops.take_along_axis(values, token_ids, axis=-1), -1)
+
+
 def scale_logits(logits: Tensor, temperature: float, dtype: str) -> Tensor:
     """Returns logits at a temperature and in a dtype, none below `LOG_ZERO`."""
     return ops.maximum(ops.cast(logits, dtype) / temperature, LOG_ZERO)

@@ -18,6 +18,3 @@ class Source(enum.IntEnum):
     STUDENT = 2
     TEACHER = 3
     DATA = 4
-
-
-PADDING, PROMPT, STUDENT, TEACHER, DATA = (source.value for source in Source)

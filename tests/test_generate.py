@@ -275,13 +275,13 @@ def test_no_row_waits_for_another(models):
 
     def written(batch):
         batch = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
-        keys = "token_ids", "sources", "teacher_calls", "drafts_tested"
+        keys = "token_ids", "sources", "num_teacher_calls", "num_tested"
         rollout = distiller.rollout_function(batch)
         return {k: ops.convert_to_numpy(rollout[k]) for k in keys}
 
     together = written(batch)
-    assert len({*together["teacher_calls"].tolist()}) > 3
-    for i in range(len(together["teacher_calls"])):
+    assert len({*together["num_teacher_calls"].tolist()}) > 3
+    for i in range(len(together["num_teacher_calls"])):
         alone = written({k: v[i : i + 1] for k, v in batch.items()})
         for key, value in alone.items():
             np.testing.assert_array_equal(value[0], together[key][i])

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_skd
-from keras_skd import _source as sources
+from keras_skd import Source
 from keras_skd import acceptance
 from keras_skd import losses
 from keras_skd import rollouts
@@ -46,14 +46,13 @@ class Observed(keras_skd.Distiller):
             np.zeros((NUM_STEPS, 5)), dtype="float32", trainable=False
         )
 
-    def training_batch(self, data, write):
+    def measure(self, rollout):
         this_step = ops.arange(NUM_STEPS) == self.training_step
-        x = super().training_batch(data, write)
-        counts = ops.sum(ops.one_hot(x["sources"], 5), axis=(0, 1))
+        super().measure(rollout)
+        counts = ops.sum(ops.one_hot(rollout["sources"], 5), axis=(0, 1))
         self.counts.assign(
             ops.where(this_step[:, None], counts, self.counts[...])
         )
-        return x
 
 
 @pytest.fixture(scope="module")
@@ -135,17 +134,17 @@ def test_method(models, name, monkeypatch):
     assert after < 0.9 * before
 
     writes = method.writes.replace(", then", ",").split(", ")
-    expected = {getattr(sources, author.upper()) for author in writes}
+    expected = {Source[author.upper()] for author in writes}
     counts = ops.convert_to_numpy(distiller.counts)
     assert {*np.flatnonzero(counts.sum(0))} - {0, 1} == expected
     if ", then" in method.writes:
         half = NUM_STEPS // 2
-        assert counts[:half, sources.DATA].all()
-        assert not counts[:half, sources.STUDENT].any()
-        assert counts[half:, sources.STUDENT].all()
-        assert not counts[half:, sources.DATA].any()
+        assert counts[:half, Source.DATA].all()
+        assert not counts[:half, Source.STUDENT].any()
+        assert counts[half:, Source.STUDENT].all()
+        assert not counts[half:, Source.DATA].any()
     # What is reported is what was seen.
-    fractions = counts[:, sources.TEACHER] / counts[:, 2:].sum(1)
+    fractions = counts[:, Source.TEACHER] / counts[:, 2:].sum(1)
     np.testing.assert_allclose(
         history["teacher_token_fraction"], fractions, rtol=1e-5
     )

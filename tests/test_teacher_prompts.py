@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import keras_skd
-from keras_skd import _source as sources
+from keras_skd import Source
 from keras_skd import acceptance
 from keras_skd import rollouts
-from keras_skd._preprocessing.preprocessing import Packer
+from keras_skd._preprocessing import Packer
 from tests.support import tokenizers
 from tests.support import writing
 from tests.support.causal_lms import VOCABULARY_SIZE
@@ -79,13 +79,13 @@ def _reference(forward, batch, k):
         of_teacher = _teacher_logits(teacher, token_ids, batch)[:, column - 1]
         for row in np.flatnonzero((column >= LENGTHS) & ~finished):
             p, q = of_teacher[row], of_student[row]
-            token, source = np.argmax(q), sources.STUDENT
+            token, source = np.argmax(q), Source.STUDENT
             ranked = np.sort(p)[::-1]
             margin = min(margin, *np.diff(np.sort(q)[-2:]))
             if 0 < k < len(p):
                 margin = min(margin, ranked[k - 1] - ranked[k])
             if (p > p[token]).sum() >= k:
-                token, source = np.argmax(p), sources.TEACHER
+                token, source = np.argmax(p), Source.TEACHER
                 margin = min(margin, ranked[0] - ranked[1])
             token_ids[row, column], written[row, column] = token, source
             finished[row] = token in STOPS
@@ -134,7 +134,7 @@ def test_speculation(models, forward):
     distiller.compile(optimizer=keras.optimizers.SGD(0.0))
     written = distiller.generate_rollout(batch)
     token_ids, expected = _reference(forward, batch, K)
-    assert {sources.STUDENT, sources.TEACHER} <= set(expected.ravel())
+    assert {Source.STUDENT, Source.TEACHER} <= set(expected.ravel())
     assert 0 < (expected[:, -1] == 0).sum() < len(LENGTHS)
     np.testing.assert_array_equal(written["sources"], expected)
     np.testing.assert_array_equal(written["token_ids"], token_ids)
@@ -160,7 +160,7 @@ def test_every_rollout(models, forward):
     is_prompt = batch["padding_mask"].astype("bool")
     data = rng.integers(4, VOCABULARY_SIZE, is_prompt.shape).astype("int32")
     data = np.where(is_prompt, batch["token_ids"], data)
-    everywhere = np.where(is_prompt, sources.PROMPT, sources.DATA)
+    everywhere = np.where(is_prompt, Source.PROMPT, Source.DATA)
     expected = [
         (data, everywhere),
         *(_reference(forward, batch, k) for k in (VOCABULARY_SIZE, 0, K)),
@@ -197,7 +197,7 @@ def test_equal_prompts_change_nothing(models):
     plain, privileged = (distiller.generate_rollout(x) for x in (batch, equal))
     for key, value in plain.items():
         np.testing.assert_array_equal(privileged[key], value)
-    assert {sources.STUDENT, sources.TEACHER} <= set(plain["sources"].ravel())
+    assert {Source.STUDENT, Source.TEACHER} <= set(plain["sources"].ravel())
     data = {k: v for k, v in plain.items() if k != "sources"}
     losses = [
         distiller.evaluate(x, batch_size=len(LENGTHS), verbose=0)

@@ -1,34 +1,55 @@
-"""What Keras leaves to its backends, one file for each of them.
+"""What `keras.ops` leaves to the backends: one folder for each of them.
 
-Everything else in the library is `keras.ops`. What a backend does in the train
-step is in `trainers/`.
+Everything else in the library is `keras.ops`. A folder has the functions below
+and `RolloutTrainer`, the base class that puts a rollout before Keras' own train
+step.
+
+| | JAX | TensorFlow | PyTorch |
+| --- | --- | --- | --- |
+| `vmap_rows` | `jax.vmap` | `tf.vectorized_map`, without its warnings | \
+`torch.vmap`, with batching rules that it lacks |
+| `replay` | the function itself | the function itself | an optimized graph, \
+traced once and replayed |
+| `value_and_gradients` | `jax.value_and_grad` | `tf.GradientTape` | autograd, \
+which accumulates in place |
+| `scale_in_place` | a new array | a new tensor | in place |
+| a rollout | `jax.jit` | `tf.function(jit_compile=True)` | eager, with \
+replays |
+| `run_eagerly=True` | `jax.disable_jit()` | eager | eager, without replays |
+
+The last row is the switch for debugging: after
+`distiller.compile(..., run_eagerly=True)`, a rollout runs in Python, operation
+by operation, so that `print` and `breakpoint` in it see values.
 """
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 if keras.config.backend() == "jax":
-    from keras_skd._backend.jax import RolloutTrainer
-    from keras_skd._backend.jax import operations as backend
+    from keras_skd._backend import jax as backend
 elif keras.config.backend() == "tensorflow":
-    from keras_skd._backend.tensorflow import RolloutTrainer
-    from keras_skd._backend.tensorflow import operations as backend
+    from keras_skd._backend import tensorflow as backend
 elif keras.config.backend() == "torch":
-    from keras_skd._backend.torch import RolloutTrainer
-    from keras_skd._backend.torch import operations as backend
+    from keras_skd._backend import torch as backend
 else:
     raise ImportError(
         "keras_skd trains with the 'jax', 'tensorflow' and 'torch' backends of "
         f"Keras. Received: KERAS_BACKEND={keras.config.backend()!r}"
     )
 
+RolloutTrainer = backend.RolloutTrainer
 
-def row_map(function, elements):
+# A tensor of the backend, and a nested structure of them.
+Tensor = Any
+Nested = Any
+
+
+def vmap_rows(function: Callable[[Nested], Nested], elements: Nested) -> Nested:
     """`keras.ops.vectorized_map` for functions that run a KerasHub model.
-
-    On PyTorch, `torch.vmap` fails on some layers, and multiplies with weights
-    and attends one row at a time: `backend/torch.py` gives it other operations.
-    On TensorFlow, this only keeps a warning from coming up once a layer.
 
     Args:
         function: callable that maps one row's slices of `elements`.
@@ -37,37 +58,47 @@ def row_map(function, elements):
     Returns:
         The outputs of `function`, stacked along a new first dimension.
     """
-    with backend.row_map_scope():
+    with backend.vmap_scope():
         return ops.vectorized_map(function, elements)
 
 
-def replayed(function, variables, donated=None):
+def replay(
+    function: Callable[..., Nested],
+    variables: Callable[[], list[keras.Variable]],
+    donate_argnum: int | None = None,
+) -> Callable[..., Nested]:
     """`function`, without the Python of Keras' layers after the first call.
 
-    Where a backend compiles the loop around it, this is `function` itself. On
-    PyTorch it is traced once for each shape of its arguments and then replayed,
-    operation by operation: for a model of small steps, most of the time of a
-    call is spent in Python. What cannot be traced is called as it is.
+    JAX and TensorFlow compile the loop around it, so there it is `function`
+    itself. PyTorch traces it once for each shape of its arguments, and replays
+    the graph: for a small model, most of a step is spent in Python. A function
+    that cannot be traced is called as it is, with a warning.
 
     Args:
         function: callable from nested structures of tensors to nested
-            structures of tensors, without side effects.
+            structures of tensors, without side effects. No gradient flows
+            through it.
         variables: callable that returns the `keras.Variable`s that it reads.
-        donated: int. The number of an argument that is not used after a call,
-            which may write its results there. Defaults to `None`.
+        donate_argnum: int. The index of an argument that is not used after a
+            call, so that the results may be written to its memory. Defaults to
+            `None`.
     """
-    return backend.replayed(function, variables, donated)
+    return backend.replay(function, variables, donate_argnum)
 
 
-def value_and_gradients(function, arguments, totals=()):
+def value_and_gradients(
+    function: Callable[..., Tensor],
+    arguments: Sequence[Tensor],
+    totals: Sequence[Tensor] = (),
+) -> tuple[Tensor, list[Tensor]]:
     """A scalar function's value and its gradient in each argument.
 
     Args:
         function: callable from the arguments to a scalar tensor.
         arguments: list of float tensors.
         totals: list of tensors, to which the gradients in the last arguments
-            are added. They are not used again: PyTorch adds in place, as a new
-            tensor takes longer than the sum if it is large.
+            are added. They are donated: PyTorch adds in place, since a large
+            tensor takes longer to allocate than to add to.
 
     Returns:
         `(value, gradients)`, the second a list of tensors: the last are the
@@ -76,9 +107,9 @@ def value_and_gradients(function, arguments, totals=()):
     return backend.value_and_gradients(function, list(arguments), list(totals))
 
 
-def scale(x, factor):
-    """`x * factor`, for an `x` that is not used again.
+def scale_in_place(x: Tensor, factor: Tensor) -> Tensor:
+    """`x * factor`, for an `x` that is donated.
 
-    PyTorch scales it in place, and takes its memory: `x` is empty afterwards.
+    PyTorch scales it in place and takes its memory: `x` is empty afterwards.
     """
-    return backend.scale(x, factor)
+    return backend.scale_in_place(x, factor)

@@ -13,7 +13,7 @@ import keras
 from keras import ops
 from keras import tree
 
-from keras_skd._backend import scale
+from keras_skd._backend import scale_in_place
 from keras_skd._backend import value_and_gradients
 from keras_skd._objective.flat_positions import FlatPositions
 from keras_skd._objective.targets import next_tokens
@@ -164,7 +164,7 @@ class ChunkedLoss:
                 upstream = args[0] if upstream is None else upstream
                 upstream = ops.cast(upstream, "float32")
                 return tuple(
-                    ops.cast(scale(g, upstream), x.dtype)
+                    ops.cast(scale_in_place(g, upstream), x.dtype)
                     for g, x in zip(
                         (state_gradients, *weight_gradients),
                         (states, *weights),

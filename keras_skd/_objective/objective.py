@@ -2,7 +2,9 @@ from keras_skd import losses
 from keras_skd._checks import check_integer
 from keras_skd._objective.chunked_loss import ChunkedLoss
 from keras_skd._objective.targets import next_tokens
-from keras_skd.decoding import TeacherView
+from keras_skd.decoding._prompts import has_teacher_prompts
+from keras_skd.decoding._prompts import teacher_sequences
+from keras_skd.decoding._prompts import to_student_positions
 
 
 class Objective:
@@ -93,12 +95,16 @@ class Objective:
             known = rollout.get("teacher_hidden_states")
             if known is not None or not self.loss.needs_teacher:
                 return [known]
-        sequences = rollout["token_ids"], rollout["padding_mask"]
-        if "teacher_token_ids" not in rollout:
-            return self._read_teacher(*sequences)
-        view = TeacherView(rollout)
-        states = self._read_teacher(*view.sequences(*sequences))
-        return [view.back(x) for x in states]
+        if not has_teacher_prompts(rollout):
+            return self._read_teacher(
+                rollout["token_ids"], rollout["padding_mask"]
+            )
+        token_ids, padding_mask, offsets = teacher_sequences(rollout)
+        sequence_length = rollout["token_ids"].shape[1]
+        return [
+            to_student_positions(states, offsets, sequence_length)
+            for states in self._read_teacher(token_ids, padding_mask)
+        ]
 
 
 def _reader(model, layers):

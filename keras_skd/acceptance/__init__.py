@@ -1,9 +1,14 @@
+"""When the teacher lets a drafted token stand."""
+
 from keras_skd.acceptance._acceptance_rule import AcceptanceRule
-from keras_skd.acceptance._gate import Gate
-from keras_skd.acceptance._interpolated import Interpolated
-from keras_skd.acceptance._lossless import Lossless
-from keras_skd.acceptance._probability_floor import ProbabilityFloor
-from keras_skd.acceptance._serialization import get
-from keras_skd.acceptance._top_k import TopK
-from keras_skd.acceptance._top_p import TopP
-from keras_skd.acceptance._typical import Typical
+from keras_skd.acceptance._acceptance_rule import DistributionRule
+from keras_skd.acceptance._acceptance_rule import TeacherRule
+from keras_skd.acceptance._acceptance_rule import deserialize
+from keras_skd.acceptance._acceptance_rule import get
+from keras_skd.acceptance._acceptance_rule import serialize
+from keras_skd.acceptance._distribution_rules import Interpolated
+from keras_skd.acceptance._distribution_rules import Lossless
+from keras_skd.acceptance._teacher_rules import ProbabilityFloor
+from keras_skd.acceptance._teacher_rules import TopK
+from keras_skd.acceptance._teacher_rules import TopP
+from keras_skd.acceptance._teacher_rules import Typical

@@ -7,8 +7,8 @@ import keras
 from keras import ops
 from keras import tree
 
-from keras_skd._backend import replayed
-from keras_skd._backend import row_map
+from keras_skd._backend import replay
+from keras_skd._backend import vmap_rows
 from keras_skd.decoding._control_flow import while_loop
 
 
@@ -23,6 +23,9 @@ class CachedCausalLM:
 
     Args:
         model: a `keras_hub.models.CausalLM` with `call_with_cache`.
+        vocabulary_size: int. The number of token ids that both teacher and
+            student have. Logits beyond are dropped: such tokens are never
+            drawn and have no probability. Defaults to `None`, the model's.
 
     Attributes:
         can_roll_back: bool. Whether tokens can be taken back by writing over
@@ -30,8 +33,9 @@ class CachedCausalLM:
             recurrent models (RWKV-7, Qwen 3.5) fold the past into a state.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, vocabulary_size: int | None = None):
         self.model = model
+        self.vocabulary_size = vocabulary_size or model.output.shape[-1]
         parameters = inspect.signature(model.call_with_cache).parameters
         self._takes_index = "cache_update_index" in parameters
         # RWKV-7's own head is inside its backbone: there, "hidden states" are
@@ -46,10 +50,6 @@ class CachedCausalLM:
             for a, b in zip(tree.flatten(short), tree.flatten(long))
         ]
         self.can_roll_back = all(len(axes) == 1 for axes in self._position_axes)
-
-    @property
-    def vocabulary_size(self):
-        return self.model.output.shape[-1]
 
     @property
     def hidden_dim(self):
@@ -138,8 +138,14 @@ class CachedCausalLM:
             Tensor of shape `(..., vocabulary_size)`.
         """
         if not self._has_head:
-            return hidden_states
-        return self.model.backbone.token_embedding(hidden_states, reverse=True)
+            return self._shared(hidden_states)
+        head = self.model.backbone.token_embedding
+        return self._shared(head(hidden_states, reverse=True))
+
+    def _shared(self, logits):
+        if logits.shape[-1] == self.vocabulary_size:
+            return logits
+        return logits[..., : self.vocabulary_size]
 
     @property
     def head_variables(self):
@@ -171,7 +177,7 @@ class CachedCausalLM:
             )
         if not self._has_head:
             hidden_states = logits
-        return logits, hidden_states, cache
+        return self._shared(logits), hidden_states, cache
 
     def extend_rows(self, token_ids, cache, indices):
         """Runs new tokens against the cache, each row at its own index.
@@ -195,19 +201,21 @@ class CachedCausalLM:
             outputs = self.extend(tokens[None], cache, index)
             return tree.map_structure(lambda x: x[0], outputs)
 
-        return row_map(extend_row, (token_ids, cache, indices))
+        return vmap_rows(extend_row, (token_ids, cache, indices))
 
     @functools.cached_property
     def _extend_rows(self):
-        return replayed(self._map_rows, lambda: self.model.variables, donated=1)
+        return replay(
+            self._map_rows, lambda: self.model.variables, donate_argnum=1
+        )
 
     @functools.cached_property
     def _fill(self):
         # Without the logits, which nobody asks for.
-        return replayed(
+        return replay(
             lambda *arguments: self.extend(*arguments)[-1],
             lambda: self.model.variables,
-            donated=1,
+            donate_argnum=1,
         )
 
     def prefill(self, token_ids, cache, start, stop, chunk=32):
@@ -228,7 +236,7 @@ class CachedCausalLM:
         Returns:
             The cache.
         """
-        length = self._cache_length(cache)
+        length = self.cache_length(cache)
         chunk = min(chunk, length)
         stop = ops.minimum(stop, length)
 
@@ -236,7 +244,9 @@ class CachedCausalLM:
             # The last chunk is moved back to fit: running a column twice
             # changes nothing.
             index = ops.minimum(start, length - chunk)
-            columns = ops.take(token_ids, index + ops.arange(chunk), axis=1)
+            columns = ops.take(
+                token_ids, index + ops.arange(chunk, dtype="int32"), axis=1
+            )
             return start + chunk, self._fill(columns, cache, index)
 
         _, cache = while_loop(
@@ -259,5 +269,6 @@ class CachedCausalLM:
         leaves = map(grow, tree.flatten(cache), self._position_axes)
         return tree.pack_sequence_as(cache, list(leaves))
 
-    def _cache_length(self, cache):
+    def cache_length(self, cache) -> int:
+        """The number of positions that a cache has room for."""
         return tree.flatten(cache)[0].shape[self._position_axes[0][0]]

@@ -2,13 +2,15 @@
 
 import functools
 import inspect
-import random
 
 import keras
 import keras_hub
 from keras import ops
 
-from keras_skd._backend import replayed
+from keras_skd._backend import replay
+from keras_skd._checks import is_number
+from keras_skd._log_space import safe_log
+from keras_skd._seeding import reseed
 
 # About as many tokens in a block as there are blocks of a vocabulary.
 _BLOCK_SIZE = 256
@@ -50,28 +52,22 @@ def get_sampler(identifier, name):
             "'top_k', 'top_p', or your own `get_next_token`). Received: "
             f"{type(sampler).__name__}, which plans whole sequences."
         )
+    temperature = sampler.temperature
+    # Below, float32 logits overflow and no token has a probability.
+    if not is_number(temperature) or not 1e-6 <= temperature < float("inf"):
+        raise ValueError(
+            f"`{name}` must have a finite `temperature` of at least 1e-6. "
+            f"Received: temperature={temperature!r}. For the likeliest token, "
+            "use 'greedy'."
+        )
     return sampler
 
 
-def derive_seed(seed, name):
-    """A seed for one of several streams of random numbers.
-
-    Neighbouring seeds will not do: on PyTorch, Keras seeds each draw with the
-    sum of the seed and the number of draws before, so that one stream would
-    repeat what its neighbour drew one step earlier.
-    """
-    return random.Random(f"{seed}/{name}").getrandbits(31)
-
-
-def with_seed(sampler, seed):
-    """A sampler like this one, seeded, unless it has no seed or has one set."""
+def reseed_sampler(sampler, seed):
+    """Restarts a sampler from a seed, unless it takes none or was given one."""
     takes_seed = "seed" in inspect.signature(type(sampler)).parameters
-    if not takes_seed or sampler.seed is not None:
-        return sampler
-    sampler = type(sampler).from_config({**sampler.get_config(), "seed": seed})
-    # It has no seed of its own still: another Distiller may give it another.
-    sampler.seed = None
-    return sampler
+    if takes_seed and sampler.seed is None:
+        reseed(sampler.seed_generator, seed)
 
 
 def sample(sampler, logits):
@@ -85,10 +81,24 @@ def sample(sampler, logits):
         int32 tensor of shape `(batch,)`.
     """
     probabilities = sampler.compute_probabilities(logits)
-    # A subclass may do anything.
-    if type(sampler) is keras_hub.samplers.RandomSampler:
+    if _known_kind(sampler) is keras_hub.samplers.RandomSampler:
         return _draw(probabilities, sampler.seed_generator)
     return ops.cast(sampler.get_next_token(probabilities), "int32")
+
+
+def sample_log_probabilities(sampler, log_probs):
+    """Draws one token a row from `log_probabilities` of the sampler.
+
+    Args:
+        sampler: a sampler for which `draws_from_known_distribution`.
+        log_probs: float32 tensor of shape `(batch, vocabulary_size)`.
+
+    Returns:
+        int32 tensor of shape `(batch,)`.
+    """
+    if _known_kind(sampler) is keras_hub.samplers.GreedySampler:
+        return ops.cast(ops.argmax(log_probs, axis=-1), "int32")
+    return _draw(ops.exp(log_probs), sampler.seed_generator)
 
 
 def _draw(probabilities, seed):
@@ -100,13 +110,13 @@ def _draw(probabilities, seed):
     of all tokens at once, the sums would be too coarse for the unlikely ones.
     """
     uniform = keras.random.uniform(
-        (2, ops.shape(probabilities)[0], 1), seed=seed
+        (2, ops.shape(probabilities)[0], 1), dtype="float32", seed=seed
     )
     return _token_at(probabilities, uniform)
 
 
 # It reads no variables: the list of them is empty.
-@functools.partial(replayed, variables=list)
+@functools.partial(replay, variables=list)
 def _token_at(probabilities, uniform):
     """The token at a place among all blocks, and then within one."""
     size = probabilities.shape[-1]
@@ -125,47 +135,63 @@ def _invert(weights, uniform):
     return ops.sum(ops.cast(before, "int32"), axis=-1)
 
 
+def draws_from_known_distribution(sampler) -> bool:
+    """Whether `log_probabilities` knows what a sampler draws from.
+
+    True for greedy, random, top-k and top-p samplers, and for subclasses that
+    draw as these do.
+    """
+    return _known_kind(sampler) is not None
+
+
 def log_probabilities(sampler, logits):
     """The distribution that a sampler draws from.
 
     Args:
-        sampler: a greedy, random, top-k or top-p `keras_hub` sampler.
+        sampler: a sampler for which `draws_from_known_distribution`.
         logits: float tensor of shape `(..., vocabulary_size)`.
 
     Returns:
         float32 tensor of shape `(..., vocabulary_size)`; tokens that cannot be
-        drawn have `-1e30`.
+        drawn have `-1e30`. Of tokens that tie, the first ones are kept.
     """
     samplers = keras_hub.samplers
+    kind = _known_kind(sampler)
     probabilities = sampler.compute_probabilities(logits)
-    if isinstance(sampler, samplers.RandomSampler):
-        return _log(probabilities)
-    if isinstance(sampler, samplers.GreedySampler):
-        keep = ops.one_hot(
-            ops.argmax(probabilities, axis=-1), probabilities.shape[-1]
+    if kind is samplers.RandomSampler:
+        return safe_log(probabilities)
+    if kind is samplers.GreedySampler:
+        best = ops.argmax(probabilities, axis=-1)
+        return safe_log(
+            ops.one_hot(best, probabilities.shape[-1], dtype="float32")
         )
-        return _log(keep)
     order = ops.argsort(-probabilities, axis=-1)
     rank = ops.argsort(order, axis=-1)
-    if isinstance(sampler, samplers.TopKSampler):
-        keep = rank < sampler.k
-    elif isinstance(sampler, samplers.TopPSampler):
+    keep = True
+    if kind is samplers.TopPSampler:
         ranked = ops.take_along_axis(probabilities, order, axis=-1)
         before = ops.cumsum(ranked, axis=-1) - ranked
         keep = ops.take_along_axis(before <= sampler.p, rank, axis=-1)
-        if sampler.k is not None:
-            keep = keep & (rank < sampler.k)
-    else:
-        raise ValueError(
-            "This acceptance rule compares the distributions that the samplers "
-            "draw from, and knows those of 'random', 'greedy', 'top_k' and "
-            f"'top_p'. Received: {type(sampler).__name__}"
-        )
+    if sampler.k is not None:
+        keep = ops.logical_and(keep, rank < sampler.k)
     probabilities = ops.where(keep, probabilities, 0.0)
     total = ops.sum(probabilities, axis=-1, keepdims=True)
-    return _log(probabilities / total)
+    return safe_log(probabilities / total)
 
 
-def _log(probabilities):
-    tiny = probabilities <= 0
-    return ops.where(tiny, -1e30, ops.log(ops.where(tiny, 1.0, probabilities)))
+def _known_kind(sampler):
+    """The KerasHub class that a sampler draws as, or `None`."""
+    samplers = keras_hub.samplers
+    for kind in (
+        samplers.RandomSampler,
+        samplers.GreedySampler,
+        samplers.TopKSampler,
+        samplers.TopPSampler,
+    ):
+        # A subclass that overrides one of these may draw anything.
+        if isinstance(sampler, kind) and all(
+            getattr(type(sampler), method) is getattr(kind, method)
+            for method in ("get_next_token", "compute_probabilities")
+        ):
+            return kind
+    return None

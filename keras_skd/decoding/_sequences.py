@@ -1,90 +1,120 @@
 """The sequences of a batch while they are being written."""
 
+from typing import NamedTuple
+
+from keras import KerasTensor
 from keras import ops
 
-from keras_skd import _source as codes
+from keras_skd._source import Source
+from keras_skd.decoding._prompts import Prompts
+from keras_skd.decoding._prompts import columns
 
 
-def columns(token_ids):
-    """Column numbers of shape `(1, sequence_length)`."""
-    return ops.arange(token_ids.shape[1], dtype="int32")[None]
-
-
-class Prompts:
-    """The prompts of a batch, followed by zeros, and their lengths.
-
-    Args:
-        batch: dict of `"token_ids"`, `"padding_mask"` and maybe
-            `"response_mask"`, each of shape `(batch, sequence_length)`.
-        limits: int32 tensor of shape `(batch,)`, where each row has to end.
-            Defaults to `None`, the end of the sequence.
+class Sequences(NamedTuple):
+    """A batch of sequences, each row at its own length: a loop variable.
 
     Attributes:
-        token_ids: int32 tensor of shape `(batch, sequence_length)`.
-        lengths: int32 tensor of shape `(batch,)`.
-        limits: int32 tensor of shape `(batch,)`.
-        full: bool tensor of shape `(batch,)`. Whether there is no room for a
-            response: nothing is written in these rows.
-        longest: int32 scalar, the longest prompt with room for a response.
+        token_ids: int32 tensor of shape `(batch, sequence_length)`. Whatever
+            stands at or after a row's end is not part of it: rejected drafts
+            are left there, to be overwritten.
+        sources: int32 tensor of the same shape, the `keras_skd.Source` of each
+            token.
+        ends: int32 tensor of shape `(batch,)`, the number of tokens a row has.
+        limits: int32 tensor of shape `(batch,)`, the number of tokens a row
+            may have.
+        finished: bool tensor of shape `(batch,)`. A row is finished after a
+            stop token or at its limit.
     """
 
-    def __init__(self, batch, limits=None):
-        keep = ops.cast(batch["padding_mask"], "bool")
-        if "response_mask" in batch:
-            keep = keep & ~ops.cast(batch["response_mask"], "bool")
-        token_ids = ops.cast(batch["token_ids"], "int32")
-        self.token_ids = ops.where(keep, token_ids, 0)
-        self.batch_size = ops.shape(token_ids)[0]
-        self.sequence_length = token_ids.shape[1]
-        self.lengths = ops.sum(ops.cast(keep, "int32"), axis=1)
-        if limits is None:
-            limits = ops.full_like(self.lengths, self.sequence_length)
-        self.limits = limits
-        self.full = self.lengths >= limits
-        self.longest = ops.max(ops.where(self.full, 1, self.lengths))
+    token_ids: KerasTensor
+    sources: KerasTensor
+    ends: KerasTensor
+    limits: KerasTensor
+    finished: KerasTensor
+
+    @classmethod
+    def start(cls, prompts: Prompts) -> "Sequences":
+        """The prompts alone."""
+        in_prompt = columns(prompts.token_ids) < prompts.lengths[:, None]
+        return cls(
+            token_ids=prompts.token_ids,
+            sources=ops.cast(in_prompt, "int32") * Source.PROMPT.value,
+            ends=prompts.lengths,
+            limits=prompts.limits,
+            finished=prompts.full,
+        )
+
+    def append(self, tokens, source, stop_token_ids, where=True) -> "Sequences":
+        """Appends a token to each row that is not finished.
+
+        Args:
+            tokens: int32 tensor of shape `(batch,)`.
+            source: `Source`, or int tensor of shape `(batch,)`.
+            stop_token_ids: tuple of ints.
+            where: bool tensor of shape `(batch,)`. Rows to append to. Defaults
+                to all.
+        """
+        where = ops.logical_and(~self.finished, where)
+        at_end = (columns(self.token_ids) == self.ends[:, None]) & where[
+            :, None
+        ]
+        source = ops.cast(source, "int32")
+        if len(source.shape) == 1:
+            source = source[:, None]
+        ends = self.ends + ops.cast(where, "int32")
+        stopped = where & is_stop(tokens, stop_token_ids)
+        return self._replace(
+            token_ids=ops.where(at_end, tokens[:, None], self.token_ids),
+            sources=ops.where(at_end, source, self.sources),
+            ends=ends,
+            finished=self.finished | stopped | (ends >= self.limits),
+        )
+
+    def advance(self, counts, source, stop_token_ids) -> "Sequences":
+        """Takes in tokens that stand after the end of each row already.
+
+        Args:
+            counts: int32 tensor of shape `(batch,)`, how many.
+            source: `Source` of these tokens.
+            stop_token_ids: tuple of ints. Only the last of the tokens may be
+                one of them.
+        """
+        ends = self.ends + counts
+        column = columns(self.token_ids)
+        new = (column >= self.ends[:, None]) & (column < ends[:, None])
+        last = ops.take_along_axis(self.token_ids, ends[:, None] - 1, axis=1)
+        stopped = (counts > 0) & is_stop(last[:, 0], stop_token_ids)
+        return self._replace(
+            sources=ops.where(new, source.value, self.sources),
+            ends=ends,
+            finished=self.finished | stopped | (ends >= self.limits),
+        )
+
+    def to_rollout(self) -> dict:
+        """The tokens and the masks that follow from their sources."""
+        return rollout_of(self.token_ids, self.sources)
+
+
+def rollout_of(token_ids, sources) -> dict:
+    """A rollout from tokens and the `Source` of each of them."""
+    padding_mask = sources != Source.PADDING
+    return {
+        "token_ids": ops.where(padding_mask, token_ids, 0),
+        "padding_mask": padding_mask,
+        "response_mask": padding_mask & (sources != Source.PROMPT),
+        "sources": sources,
+    }
 
 
 def is_stop(token_ids, stop_token_ids):
-    """Whether each token ends its sequence; no stop tokens: never."""
+    """Whether each token is a stop token."""
     stop = ops.zeros_like(token_ids, dtype="bool")
     for stop_token_id in stop_token_ids or ():
         stop = ops.logical_or(stop, token_ids == stop_token_id)
     return stop
 
 
-def before_any(flags):
+def up_to_first(flags):
     """True up to and including the first True of each row of `flags`."""
     flags = ops.cast(flags, "int32")
     return ops.cumsum(flags, axis=-1) - flags == 0
-
-
-def put(values, positions, sequences, where=None):
-    """Writes one value a row, at the row's own position.
-
-    Positions outside of the sequence are passed over, and so are the rows
-    where `where` is False.
-    """
-    here = columns(sequences) == positions[:, None]
-    if where is not None:
-        here = ops.logical_and(here, where[:, None])
-    return ops.where(here, values[:, None], sequences)
-
-
-def with_prompts(token_sources, prompts, end):
-    """`token_sources` in the response, between the prompt and `end`."""
-    column = columns(token_sources)
-    token_sources = ops.where(
-        column < prompts.lengths[:, None], codes.PROMPT, token_sources
-    )
-    return ops.where(column < end[:, None], token_sources, codes.PADDING)
-
-
-def finish(token_ids, sources):
-    """The masks that follow from the tokens and their sources."""
-    padding_mask = sources != codes.PADDING
-    return {
-        "token_ids": ops.where(padding_mask, token_ids, 0),
-        "padding_mask": padding_mask,
-        "response_mask": padding_mask & (sources != codes.PROMPT),
-        "sources": sources,
-    }

@@ -1,9 +1,13 @@
+"""Who writes the sequences that the student is trained on."""
+
 from keras_skd.rollouts._mixture import Mixture
-from keras_skd.rollouts._on_policy import OnPolicy
+from keras_skd.rollouts._mixture import Switch
 from keras_skd.rollouts._rollout import Rollout
-from keras_skd.rollouts._segments import Segments
-from keras_skd.rollouts._serialization import get
+from keras_skd.rollouts._rollout import deserialize
+from keras_skd.rollouts._rollout import get
+from keras_skd.rollouts._rollout import serialize
+from keras_skd.rollouts._single_author import OnPolicy
+from keras_skd.rollouts._single_author import Supervised
+from keras_skd.rollouts._single_author import Teacher
+from keras_skd.rollouts._speculative import Segments
 from keras_skd.rollouts._speculative import Speculative
-from keras_skd.rollouts._supervised import Supervised
-from keras_skd.rollouts._switch import Switch
-from keras_skd.rollouts._teacher import Teacher

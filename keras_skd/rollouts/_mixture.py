@@ -1,14 +1,78 @@
+"""Rollouts made of other rollouts."""
+
 import keras
 from keras import ops
 
-from keras_skd.decoding import derive_seed
+from keras_skd._checks import check_integer
+from keras_skd._log_space import safe_log
+from keras_skd._seeding import derive_seed
+from keras_skd._seeding import reseed
+from keras_skd.rollouts._rollout import _ROLLOUTS
 from keras_skd.rollouts._rollout import Rollout
-from keras_skd.schedules import _serialization as schedules
+from keras_skd.rollouts._rollout import get
+from keras_skd.rollouts._rollout import serialize
+from keras_skd.schedules._values import check_value
+from keras_skd.schedules._values import serialize_value
+from keras_skd.schedules._values import value_at
+
+_KEYS = "token_ids", "padding_mask", "response_mask", "sources", "draft_mask"
 
 
-@keras.saving.register_keras_serializable(package="keras_skd")
-class Mixture(Rollout):
-    """Draws a rollout for each row: some rows from here, some from there.
+class _Choice(Rollout):
+    """Chooses one of several rollouts for each row. Implement `choose`."""
+
+    def __init__(self, rollouts):
+        self._rollouts = [get(rollout) for rollout in rollouts]
+
+    @property
+    def needs_responses(self):
+        return any(rollout.needs_responses for rollout in self._rollouts)
+
+    @property
+    def is_speculative(self):
+        return any(rollout.is_speculative for rollout in self._rollouts)
+
+    @property
+    def variables(self) -> list:
+        return [v for rollout in self._rollouts for v in rollout.variables]
+
+    def set_seed(self, seed: int):
+        for i, rollout in enumerate(self._rollouts):
+            rollout.set_seed(derive_seed(seed, i))
+
+    def choose(self, batch_size, training_step):
+        """The rollout of each row, an int32 tensor of shape `(batch,)`."""
+        raise NotImplementedError
+
+    def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
+        batch_size = batch["token_ids"].shape[0]
+        if batch_size is None:
+            batch_size = ops.shape(batch["token_ids"])[0]
+        choice = self.choose(batch_size, training_step)
+        written = {}
+        for i, rollout in enumerate(self._rollouts):
+            chosen = (choice == i)[:, None]
+            part = rollout(
+                _only_rows(batch, chosen),
+                student,
+                teacher,
+                stop_token_ids,
+                training_step,
+            )
+            if self.is_speculative:
+                part.setdefault("draft_mask", ops.zeros_like(chosen))
+            # Other outputs, such as the teacher's hidden states, exist only
+            # for some of the rows, and are dropped.
+            for key in _KEYS:
+                if key in part:
+                    rest = written.get(key, ops.zeros_like(part[key]))
+                    written[key] = ops.where(chosen, part[key], rest)
+        return written
+
+
+@_ROLLOUTS.register("mixture")
+class Mixture(_Choice):
+    """Draws a rollout for each row of a batch.
 
     Args:
         rollouts: dict from rollouts, or their names, to weights: positive
@@ -33,10 +97,7 @@ class Mixture(Rollout):
     """
 
     def __init__(self, rollouts: dict, seed: int | None = None):
-        # A module of rollouts cannot import its own registry at its top.
-        from keras_skd.rollouts._serialization import get
-
-        # Pairs, too: a config of a rollout cannot be a key.
+        # Pairs, too: the config of a rollout cannot be a key.
         pairs = rollouts
         if isinstance(rollouts, dict):
             pairs = list(rollouts.items())
@@ -46,12 +107,10 @@ class Mixture(Rollout):
                 '{"supervised": 0.5, "on_policy": 0.5}. Received: '
                 f"{rollouts!r}"
             )
-        self.rollouts = [get(rollout) for rollout, _ in pairs]
+        super().__init__([rollout for rollout, _ in pairs])
         self.weights = [
-            schedules.check(
-                "rollouts", weight, lambda x: x >= 0, "weights of at least 0"
-            )
-            for _, weight in pairs
+            check_value(f"rollouts[{i}]", weight, "[0, inf)")
+            for i, (_, weight) in enumerate(pairs)
         ]
         if not any(callable(w) or w > 0 for w in self.weights):
             raise ValueError(
@@ -62,94 +121,87 @@ class Mixture(Rollout):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     @property
-    def needs_responses(self):
-        return any(rollout.needs_responses for rollout in self.rollouts)
+    def rollouts(self) -> dict:
+        """The rollouts, and the weight of each."""
+        return dict(zip(self._rollouts, self.weights))
 
     @property
-    def tests_drafts(self):
-        return any(rollout.tests_drafts for rollout in self.rollouts)
+    def variables(self) -> list:
+        return [*super().variables, self.seed_generator.state]
 
-    @property
-    def variables(self):
-        variables = [v for r in self.rollouts for v in r.variables]
-        return [*variables, self.seed_generator.state]
-
-    def set_seed(self, seed):
+    def set_seed(self, seed: int):
+        super().set_seed(seed)
         if self.seed is None:
-            self.seed_generator = keras.random.SeedGenerator(
-                derive_seed(seed, "rows")
-            )
-        for i, rollout in enumerate(self.rollouts):
-            rollout.set_seed(derive_seed(seed, i))
+            reseed(self.seed_generator, derive_seed(seed, "rows"))
 
     def choose(self, batch_size, training_step):
-        """The rollout of each row, an int32 tensor of shape `(batch,)`."""
         weights = ops.stack(
             [
-                ops.cast(schedules.value_at(w, training_step), "float32")
-                for w in self.weights
+                ops.cast(value_at(weight, training_step), "float32")
+                for weight in self.weights
             ]
         )
-        logits = ops.where(
-            weights > 0, ops.log(ops.maximum(weights, 1e-30)), -1e30
-        )
         return keras.random.categorical(
-            logits[None], batch_size, dtype="int32", seed=self.seed_generator
+            safe_log(weights)[None],
+            batch_size,
+            dtype="int32",
+            seed=self.seed_generator,
         )[0]
 
-    def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
-        batch_size = batch["token_ids"].shape[0]
-        choice = self.choose(
-            ops.shape(batch["token_ids"])[0]
-            if batch_size is None
-            else batch_size,
-            training_step,
-        )
-        written = {}
-        for i, rollout in enumerate(self.rollouts):
-            mine = (choice == i)[:, None]
-            part = rollout(
-                _only_rows(batch, mine),
-                student,
-                teacher,
-                stop_token_ids,
-                training_step,
-            )
-            if self.tests_drafts:
-                part.setdefault("tested", ops.zeros_like(mine))
-            # Of what else a rollout knows, such as the teacher's hidden
-            # states, there is nothing for the rows of the others.
-            for key in _KEYS:
-                if key in part:
-                    rest = written.get(key, ops.zeros_like(part[key]))
-                    written[key] = ops.where(mine, part[key], rest)
-        return written
-
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "rollouts": [
-                (
-                    keras.saving.serialize_keras_object(rollout),
-                    schedules.serialize(weight),
-                )
-                for rollout, weight in zip(self.rollouts, self.weights)
+                (serialize(rollout), serialize_value(weight))
+                for rollout, weight in zip(self._rollouts, self.weights)
             ],
             "seed": self.seed,
         }
 
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
+
+@_ROLLOUTS.register("switch")
+class Switch(_Choice):
+    """One rollout at first, then a different one: two-stage distillation.
+
+    Args:
+        first: a rollout or its name.
+        then: a rollout or its name.
+        at_step: int. The first batch, counted from 0, of `then`.
+
+    Example:
+
+    ```python
+    rollout = keras_skd.rollouts.Switch("supervised", "on_policy", at_step=500)
+    distiller = keras_skd.Distiller(teacher, student, rollout=rollout)
+    distiller.fit({"prompts": prompts, "responses": responses})
+    ```
+
+    Reference:
+
+    - [Xu et al., 2024](https://arxiv.org/abs/2410.11325), section 5.5.
+    """
+
+    def __init__(self, first, then, at_step: int):
+        super().__init__([first, then])
+        self.first, self.then = self._rollouts
+        self.at_step = check_integer("at_step", at_step, minimum=0)
+
+    def choose(self, batch_size, training_step):
+        then = ops.cast(training_step >= self.at_step, "int32")
+        return ops.broadcast_to(then, (batch_size,))
+
+    def get_config(self) -> dict:
+        return {
+            "first": serialize(self.first),
+            "then": serialize(self.then),
+            "at_step": self.at_step,
+        }
 
 
-_KEYS = "token_ids", "padding_mask", "response_mask", "sources", "tested"
-
-
-def _only_rows(batch, mine):
+def _only_rows(batch, chosen):
     """Fills the other rows up, so that a rollout has nothing to write there."""
     batch = dict(batch)
-    batch["padding_mask"] = ops.cast(batch["padding_mask"], "bool") | ~mine
+    batch["padding_mask"] = ops.cast(batch["padding_mask"], "bool") | ~chosen
     if "response_mask" in batch:
         response = ops.cast(batch["response_mask"], "bool")
-        batch["response_mask"] = response & mine
+        batch["response_mask"] = response & chosen
     return batch

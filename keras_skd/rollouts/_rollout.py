@@ -1,24 +1,28 @@
+"""Who writes the sequences that the student is trained on."""
+
 import keras
 
+from keras_skd._registry import Configurable
+from keras_skd._registry import Registry
+from keras_skd._seeding import derive_seed
 from keras_skd.decoding import CachedCausalLM
-from keras_skd.decoding import derive_seed
-from keras_skd.decoding import with_seed
+from keras_skd.decoding._sampling import reseed_sampler
 
 
-class Rollout:
-    """Writes the sequences that the student is trained on.
+class Rollout(Configurable):
+    """Base class of rollouts, which write what the student is trained on.
 
-    A rollout is the only thing that differs between supervised, sequence-level,
-    on-policy and speculative knowledge distillation. Subclasses implement
-    `call`.
+    The rollout is the only thing that differs between supervised,
+    sequence-level, on-policy and speculative knowledge distillation. Subclasses
+    implement `call`.
 
     Attributes:
-        needs_responses: bool. Whether the data has to come with `"responses"`.
-        tests_drafts: bool. Whether there is an acceptance rate to report.
+        needs_responses: bool. Whether the data must have `"responses"`.
+        is_speculative: bool. Whether there is an acceptance rate to report.
     """
 
     needs_responses = False
-    tests_drafts = False
+    is_speculative = False
 
     def call(
         self,
@@ -32,29 +36,31 @@ class Rollout:
 
         Args:
             batch: dict of `"token_ids"`, `"padding_mask"` and, where the data
-                holds responses, `"response_mask"`: tensors of shape
+                has responses, `"response_mask"`: tensors of shape
                 `(batch, sequence_length)`, right-padded.
             student, teacher: the two models, ready for cached decoding.
             stop_token_ids: tuple of ints, the tokens that end a response.
-            training_step: int tensor, how many batches were trained on, for
+            training_step: int tensor, the number of batches trained on, for
                 schedules.
 
         Returns:
             dict of tensors of shape `(batch, sequence_length)`: `"token_ids"`,
-            `"padding_mask"`, `"response_mask"` and `"sources"` (padding 0,
-            prompt 1, student 2, teacher 3, data 4). If it tests drafts, also
-            `"tested"`, whether a token is a tested draft or what replaced it;
-            and, if the teacher has read it all, `"teacher_hidden_states"`, of
-            shape `(batch, sequence_length, hidden_dim)`.
+            `"padding_mask"`, `"response_mask"` and `"sources"` (the
+            `keras_skd.Source` of each token). A speculative rollout adds
+            `"draft_mask"`, true at a tested draft or what replaced it. If the
+            teacher has read everything, `"teacher_hidden_states"`, of shape
+            `(batch, sequence_length, hidden_dim)`, save a second pass.
         """
         raise NotImplementedError
 
     def __call__(
         self, batch, student, teacher, stop_token_ids=(), training_step=0
     ):
-        return self.call(
+        written = self.call(
             batch, student, teacher, stop_token_ids or (), training_step
         )
+        # The teacher's own prompts, if there are any, go on with the rest.
+        return {**batch, **written}
 
     def samplers(self) -> dict:
         """The samplers that it draws with, by attribute name."""
@@ -67,16 +73,47 @@ class Rollout:
         return [v for sampler in samplers for v in sampler.variables]
 
     def set_seed(self, seed: int):
-        """Seeds every sampler that was not given a seed of its own."""
-        for name, sampler in self.samplers().items():
-            setattr(self, name, with_seed(sampler, derive_seed(seed, name)))
+        """Restarts every sampler that was not given a seed of its own.
 
-    def get_config(self):
+        The state of the seeds is assigned, so that compiled functions go on
+        with it, in each `Distiller` that uses this rollout.
+        """
+        for name, sampler in self.samplers().items():
+            reseed_sampler(sampler, derive_seed(seed, name))
+
+    def get_config(self) -> dict:
         return {
             name: keras.saving.serialize_keras_object(sampler)
             for name, sampler in self.samplers().items()
         }
 
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
+
+_ROLLOUTS = Registry(Rollout, argument="rollout", module="keras_skd.rollouts")
+_ROLLOUTS.register()(Rollout)
+
+
+def get(identifier: str | dict | type | Rollout) -> Rollout:
+    """Returns a rollout from its name, class, config or itself.
+
+    Example:
+
+    >>> keras_skd.rollouts.get("on_policy").student_sampler.temperature
+    1.0
+    """
+    return _ROLLOUTS.get(identifier)
+
+
+def serialize(rollout: Rollout) -> dict:
+    """Returns the config of a rollout, which JSON can hold."""
+    return _ROLLOUTS.serialize(rollout)
+
+
+def deserialize(config: dict, custom_objects: dict | None = None) -> Rollout:
+    """Returns the rollout that a config describes.
+
+    Args:
+        config: dict, as `serialize()` returns it.
+        custom_objects: dict from names to classes that are not registered with
+            Keras. Defaults to `None`.
+    """
+    return _ROLLOUTS.deserialize(config, custom_objects)

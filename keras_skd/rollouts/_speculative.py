@@ -1,31 +1,60 @@
+"""Rollouts in which student and teacher write in turn."""
+
 import keras
 import keras_hub
+from keras import ops
 
 from keras_skd import acceptance as rules
-from keras_skd.decoding import NumDrafts
+from keras_skd._checks import check_integer
+from keras_skd._checks import is_integer
+from keras_skd._seeding import derive_seed
 from keras_skd.decoding import Prompts
-from keras_skd.decoding import TeacherView
-from keras_skd.decoding import _lockstep as lockstep
-from keras_skd.decoding import _ragged as ragged
-from keras_skd.decoding import derive_seed
-from keras_skd.decoding import finish
-from keras_skd.decoding import get_sampler
+from keras_skd.decoding import _lockstep
+from keras_skd.decoding._draft_length import DraftLength
+from keras_skd.decoding._draft_verifier import DraftVerifier
+from keras_skd.decoding._prompts import has_teacher_prompts
+from keras_skd.decoding._sampling import draws_from_known_distribution
+from keras_skd.decoding._sampling import get_sampler
+from keras_skd.decoding._segments import SegmentDecoder
+from keras_skd.decoding._speculation import SpeculativeDecoder
+from keras_skd.rollouts._rollout import _ROLLOUTS
 from keras_skd.rollouts._rollout import Rollout
+from keras_skd.schedules._values import check_value
+from keras_skd.schedules._values import serialize_value
+from keras_skd.schedules._values import value_at
 
 # What "auto" chooses between: each is one more width of teacher pass to
 # compile.
 _CHOICES = (1, 4, 16)
 
-_ARGMAX = keras_hub.samplers.GreedySampler()
+
+class _TwoSamplers(Rollout):
+    """Student and teacher draw, each with its own sampler."""
+
+    is_speculative = True
+
+    def __init__(self, student_sampler, teacher_sampler):
+        self.student_sampler = get_sampler(student_sampler, "student_sampler")
+        self.teacher_sampler = get_sampler(teacher_sampler, "teacher_sampler")
+
+    def samplers(self) -> dict:
+        return {
+            "student_sampler": self.student_sampler,
+            "teacher_sampler": self.teacher_sampler,
+        }
+
+    def _speculative(self, rollout):
+        """Every token was drafted and tested: accepted or replaced."""
+        return {**rollout, "draft_mask": rollout["response_mask"]}
 
 
-@keras.saving.register_keras_serializable(package="keras_skd")
-class Speculative(Rollout):
+@_ROLLOUTS.register("speculative")
+class Speculative(_TwoSamplers):
     """Student and teacher write in turn: speculative knowledge distillation.
 
-    The student proposes tokens; those that the teacher would hardly say are
-    replaced by the teacher's own. Early in training that is mostly the
-    teacher's text, later mostly the student's, without a schedule.
+    The student proposes tokens; the teacher replaces those that it would
+    hardly write itself. Early in training most of the text is the teacher's,
+    later most of it is the student's, without a schedule.
 
     Args:
         acceptance: a `keras_skd.acceptance.AcceptanceRule` or its name, when
@@ -33,14 +62,12 @@ class Speculative(Rollout):
             `TopK(25)`.
         num_speculative_tokens: int or `"auto"`. How many tokens the student
             drafts before the teacher reads them. It changes the speed, never
-            the distribution of what is written. `"auto"` follows the
-            acceptance rate. Defaults to `"auto"`.
+            the distribution of the text. `"auto"` follows the acceptance rate.
+            Defaults to `"auto"`.
         student_sampler: a `keras_hub.samplers.Sampler` or its name, how the
             student drafts. Defaults to `"random"`.
         teacher_sampler: a `keras_hub.samplers.Sampler` or its name, how the
             teacher replaces. Defaults to `"random"`.
-        replace: `"sample"` (the teacher's sampler draws the replacement) or
-            `"argmax"` (its likeliest token).
         decoding: `"ragged"` (each row at its own position), `"lockstep"` (one
             token at a time) or `"auto"`, which is `"ragged"` unless one of the
             models is recurrent and cannot take tokens back.
@@ -60,10 +87,7 @@ class Speculative(Rollout):
     - [Xu et al., 2024](https://arxiv.org/abs/2410.11325), Algorithm 1.
     """
 
-    tests_drafts = True
-
-    # Whether the teacher adds a token where all drafts stand. Not in
-    # distillation: the student would not have proposed it.
+    # Whether the teacher adds a token where all drafts are accepted.
     _bonus = False
 
     def __init__(
@@ -72,15 +96,12 @@ class Speculative(Rollout):
         num_speculative_tokens: int | str = "auto",
         student_sampler: str | keras_hub.samplers.Sampler = "random",
         teacher_sampler: str | keras_hub.samplers.Sampler = "random",
-        replace: str = "sample",
         decoding: str = "auto",
     ):
+        super().__init__(student_sampler, teacher_sampler)
+        choices = _CHOICES
         if num_speculative_tokens != "auto":
-            _check_num_speculative_tokens(num_speculative_tokens)
-        if replace not in ("sample", "argmax"):
-            raise ValueError(
-                f"`replace` must be 'sample' or 'argmax'. Received: {replace!r}"
-            )
+            choices = [_check_num_drafts(num_speculative_tokens)]
         if decoding not in ("auto", "ragged", "lockstep"):
             raise ValueError(
                 "`decoding` must be 'auto', 'ragged' or 'lockstep'. Received: "
@@ -89,68 +110,54 @@ class Speculative(Rollout):
         self.acceptance = rules.get(
             rules.TopK(25) if acceptance is None else acceptance
         )
+        if isinstance(self.acceptance, rules.DistributionRule):
+            for name, sampler in self.samplers().items():
+                _check_distribution(name, sampler, self.acceptance)
         self.num_speculative_tokens = num_speculative_tokens
-        self.student_sampler = get_sampler(student_sampler, "student_sampler")
-        self.teacher_sampler = get_sampler(teacher_sampler, "teacher_sampler")
-        self.replace = replace
         self.decoding = decoding
-        self._num_drafts = NumDrafts(
-            _CHOICES
-            if num_speculative_tokens == "auto"
-            else [num_speculative_tokens]
-        )
-
-    def samplers(self):
-        return {
-            "student_sampler": self.student_sampler,
-            "teacher_sampler": self.teacher_sampler,
-        }
+        self._draft_length = DraftLength(choices)
 
     @property
-    def variables(self):
+    def variables(self) -> list:
         return [
             *super().variables,
             *self.acceptance.variables,
-            *self._num_drafts.variables,
+            *self._draft_length.variables,
         ]
 
-    def set_seed(self, seed):
+    def set_seed(self, seed: int):
         super().set_seed(seed)
         self.acceptance.set_seed(derive_seed(seed, "acceptance"))
 
     def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
-        gate = rules.Gate(
+        prompts = Prompts(batch)
+        verifier = DraftVerifier(
             self.acceptance,
             self.student_sampler,
-            _ARGMAX if self.replace == "argmax" else self.teacher_sampler,
+            self.teacher_sampler,
             training_step,
         )
-        prompts = Prompts(batch)
-        view = TeacherView(batch) if "teacher_token_ids" in batch else None
-        if not self._in_lockstep(student, teacher):
-            written = ragged.speculate(
-                student,
-                teacher,
-                gate,
-                prompts,
-                self._num_drafts,
-                stop_token_ids,
-                teacher_prompts=None if view is None else view.prompts,
-                bonus=self._bonus,
+        if self._in_lockstep(student, teacher):
+            _check_same_prompts(batch, "lock-step decoding")
+            sequences = _lockstep.speculate(
+                student, teacher, verifier, prompts, stop_token_ids
             )
-        elif view is None:
-            written = lockstep.speculate(
-                student, teacher, gate, prompts, stop_token_ids
-            )
-        else:
-            raise ValueError(
-                'The data has "teacher_prompts", and in lock-step decoding '
-                "student and teacher read at the same positions. Use "
-                "`decoding='ragged'`, with models that are not recurrent."
-            )
-        rollout = finish(written.pop("token_ids"), written.pop("sources"))
-        # Every token was drafted and tested: it stands or it was replaced.
-        return {**rollout, **written, "tested": rollout["response_mask"]}
+            return self._speculative(sequences.to_rollout())
+        state = SpeculativeDecoder(
+            student,
+            teacher,
+            verifier,
+            self._draft_length,
+            prompts,
+            stop_token_ids,
+            self._bonus,
+        )()
+        return {
+            **self._speculative(state.sequences.to_rollout()),
+            "teacher_hidden_states": state.teacher_hidden_states,
+            "num_tested": state.num_tested,
+            "num_teacher_calls": state.num_teacher_calls,
+        }
 
     def _in_lockstep(self, student, teacher):
         for model in (student, teacher):
@@ -164,28 +171,140 @@ class Speculative(Rollout):
                 )
         return self.decoding == "lockstep"
 
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            {
-                "acceptance": keras.saving.serialize_keras_object(
-                    self.acceptance
-                ),
-                "num_speculative_tokens": self.num_speculative_tokens,
-                "replace": self.replace,
-                "decoding": self.decoding,
-            }
-        )
-        return config
+    def get_config(self) -> dict:
+        return {
+            "acceptance": rules.serialize(self.acceptance),
+            "num_speculative_tokens": self.num_speculative_tokens,
+            **super().get_config(),
+            "decoding": self.decoding,
+        }
 
 
-def _check_num_speculative_tokens(value):
-    if isinstance(value, bool) or not isinstance(value, int):
+@_ROLLOUTS.register("segments")
+class Segments(_TwoSamplers):
+    """Student and teacher write in turn, whole segments at a time.
+
+    The student proposes a segment (a sentence, a reasoning step, an action) up
+    to and including an end token. It is accepted if its score is high enough;
+    if not, the teacher writes a segment in its place.
+
+    Args:
+        segment_end_token_ids: tuple of ints, the tokens that end a segment.
+            A stop token ends the last one.
+        threshold: float, or a schedule. The lowest score of an accepted
+            segment. Defaults to -2.0.
+        score: callable, or `None`. It is given the token ids and the mask of
+            the segment, of shape `(batch, sequence_length)`, and the teacher's
+            log-probabilities of the tokens, 0 outside of the segment, and
+            returns a float tensor of shape `(batch,)`. Defaults to `None`, the
+            mean of the log-probabilities.
+        student_sampler: a `keras_hub.samplers.Sampler` or its name. Defaults
+            to `"random"`.
+        teacher_sampler: a `keras_hub.samplers.Sampler` or its name. Defaults
+            to `"random"`.
+
+    Example:
+
+    ```python
+    newline = tokenizer.token_to_id("\\n")
+    rollout = keras_skd.rollouts.Segments(
+        segment_end_token_ids=(newline,), threshold=-1.5
+    )
+    distiller = keras_skd.Distiller(teacher, student, rollout=rollout)
+    ```
+
+    Reference:
+
+    - [Zhang et al., 2025](https://arxiv.org/abs/2502.07942), speculative data
+        synthesis.
+    """
+
+    def __init__(
+        self,
+        segment_end_token_ids: tuple[int, ...],
+        threshold=-2.0,
+        score=None,
+        student_sampler: str | keras_hub.samplers.Sampler = "random",
+        teacher_sampler: str | keras_hub.samplers.Sampler = "random",
+    ):
+        super().__init__(student_sampler, teacher_sampler)
+        is_ids = isinstance(segment_end_token_ids, (tuple, list))
+        if not is_ids or not all(map(is_integer, segment_end_token_ids)):
+            raise TypeError(
+                "`segment_end_token_ids` must be a tuple of ints. Received: "
+                f"{segment_end_token_ids!r}"
+            )
+        if score is not None and not callable(score):
+            raise TypeError(
+                f"`score` must be callable or `None`. Received: {score!r}"
+            )
+        self.segment_end_token_ids = tuple(segment_end_token_ids)
+        self.threshold = check_value("threshold", threshold)
+        self.score = score
+
+    def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
+        for model in (student, teacher):
+            if not model.can_roll_back:
+                raise ValueError(
+                    "`Segments` needs models that can take tokens back, and "
+                    f"{type(model.model).__name__} is recurrent."
+                )
+        _check_same_prompts(batch, "`Segments`")
+        sequences = SegmentDecoder(
+            student,
+            teacher,
+            self.student_sampler,
+            self.teacher_sampler,
+            self.score or _mean_log_prob,
+            value_at(self.threshold, training_step),
+            Prompts(batch),
+            self.segment_end_token_ids,
+            stop_token_ids,
+        )()
+        return self._speculative(sequences.to_rollout())
+
+    def get_config(self) -> dict:
+        return {
+            "segment_end_token_ids": self.segment_end_token_ids,
+            "threshold": serialize_value(self.threshold),
+            "score": keras.saving.serialize_keras_object(self.score),
+            **super().get_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict):
+        score = keras.saving.deserialize_keras_object(config["score"])
+        return cls(**{**config, "score": score})
+
+
+def _mean_log_prob(token_ids, segment, log_probs):
+    tokens = ops.sum(ops.cast(segment, "float32"), axis=1)
+    return ops.sum(log_probs, axis=1) / ops.maximum(tokens, 1.0)
+
+
+def _check_num_drafts(value):
+    if not is_integer(value):
         raise TypeError(
             "`num_speculative_tokens` must be an int or 'auto'. Received: "
             f"{value!r} of type {type(value).__name__}"
         )
-    if value < 1:
+    return check_integer("num_speculative_tokens", value, minimum=1)
+
+
+def _check_distribution(name, sampler, rule):
+    if not draws_from_known_distribution(sampler):
         raise ValueError(
-            f"`num_speculative_tokens` must be at least 1. Received: {value}"
+            f"`{name}` must be 'random', 'greedy', 'top_k' or 'top_p', since "
+            f"`acceptance={type(rule).__name__}` compares the distributions "
+            f"that the samplers draw from. Received: {type(sampler).__name__}, "
+            "whose distribution is not known."
+        )
+
+
+def _check_same_prompts(batch, reader):
+    if has_teacher_prompts(batch):
+        raise ValueError(
+            f'The data has "teacher_prompts", and in {reader} student and '
+            "teacher read the same prompts. Use `Speculative` with "
+            "`decoding='ragged'` and models that are not recurrent."
         )

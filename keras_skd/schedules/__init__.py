@@ -1,5 +1,9 @@
-from keras_skd.schedules._constant import Constant
-from keras_skd.schedules._cosine import Cosine
-from keras_skd.schedules._linear import Linear
-from keras_skd.schedules._schedule import Schedule
-from keras_skd.schedules._serialization import get
+"""Numbers that change over training."""
+
+from keras_skd.schedules._schedules import Constant
+from keras_skd.schedules._schedules import Cosine
+from keras_skd.schedules._schedules import Linear
+from keras_skd.schedules._schedules import Schedule
+from keras_skd.schedules._schedules import deserialize
+from keras_skd.schedules._schedules import get
+from keras_skd.schedules._schedules import serialize

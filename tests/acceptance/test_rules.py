@@ -9,10 +9,22 @@ import pytest
 from keras import ops
 
 from keras_skd import acceptance
+from keras_skd import rollouts
 from keras_skd import schedules
+from keras_skd.decoding._draft_verifier import DraftVerifier
 from tests.support import frequencies
 
 SIZE = 9
+
+
+class Unlucky(keras_hub.samplers.RandomSampler):
+    """Never draws token 7."""
+
+    def get_next_token(self, probabilities):
+        allowed = ops.arange(probabilities.shape[-1]) != 7
+        return super().get_next_token(probabilities * allowed)
+
+
 DRAWS = 20_000
 
 
@@ -233,8 +245,10 @@ def test_rules_see_what_the_samplers_draw_from(sampler):
     rule = Watch()
     greedy = keras_hub.samplers.GreedySampler()
     for i, samplers in enumerate([(greedy, sampler), (sampler, greedy)]):
-        gate = acceptance.Gate(rule, *samplers, training_step=0)
-        gate.accept(ops.zeros((1,), "int32"), logits, logits)
+        verifier = DraftVerifier(rule, *samplers)
+        verifier.accept(
+            ops.zeros((1,), "int32"), verifier.distributions(logits, logits)
+        )
         expected = np.exp(rule.seen[i][0].astype("float64"))
         np.testing.assert_allclose(rule.seen[1 - i][0], [0] + [-1e30] * 4)
         drawn = sampler.get_next_token(
@@ -377,14 +391,11 @@ def test_config_round_trip_of_a_schedule(make):
             ["`p`", "nan"],
         ),
         (
-            lambda: acceptance.Gate(
-                acceptance.Lossless(),
-                keras_hub.samplers.ContrastiveSampler(),
-                keras_hub.samplers.GreedySampler(),
-                0,
-            ).accept(np.zeros(1, "int32"), _logits(1), _logits(1)),
+            lambda: rollouts.Speculative(
+                acceptance.Lossless(), student_sampler=Unlucky()
+            ),
             ValueError,
-            ["'top_p'", "ContrastiveSampler"],
+            ["`student_sampler`", "'top_p'", "Lossless", "Unlucky"],
         ),
         (lambda: acceptance.get("topk"), ValueError, ["'topk'", "'top_k'"]),
         (lambda: acceptance.get(25), TypeError, ["25", "int"]),

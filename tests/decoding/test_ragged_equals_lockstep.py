@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_skd
-from keras_skd import _source as sources
+from keras_skd import Source
 from keras_skd import acceptance
 from keras_skd import rollouts
 from keras_skd.decoding import CachedCausalLM
@@ -70,13 +70,13 @@ def find_case(student, teacher):
         token_ids, written, margin = write_greedily(
             student, teacher, k, PROMPTS
         )
-        response = written > sources.PROMPT
+        response = written > Source.PROMPT
         stops = np.unique(token_ids[response]).tolist()
         for stop_token_ids in itertools.combinations(stops, 2):
             is_stop = response & np.isin(token_ids, stop_token_ids)
             after = np.cumsum(is_stop, axis=1) - is_stop > 0
             if margin > 1e-4 and everything_happens(
-                np.where(after, sources.PADDING, written)
+                np.where(after, Source.PADDING, written)
             ):
                 return k, stop_token_ids
     raise AssertionError("These two models never do all that is to be tested.")
@@ -89,7 +89,7 @@ def assert_written(actual, token_ids, written):
     )
     np.testing.assert_array_equal(actual["padding_mask"], written > 0)
     np.testing.assert_array_equal(
-        actual["response_mask"], written > sources.PROMPT
+        actual["response_mask"], written > Source.PROMPT
     )
 
 
@@ -226,7 +226,7 @@ def test_the_student_alone_is_keras_hubs_generate(architecture):
         ours["token_ids"], theirs["token_ids"] * theirs["padding_mask"]
     )
     assert set(np.unique(ours["sources"])) <= {
-        sources.PADDING,
-        sources.PROMPT,
-        sources.STUDENT,
+        Source.PADDING,
+        Source.PROMPT,
+        Source.STUDENT,
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_skd
-from keras_skd import _source as sources
+from keras_skd import Source
 from keras_skd import acceptance
 from keras_skd import rollouts
 from tests.support.algorithm_1 import write_greedily
@@ -48,7 +48,7 @@ def speculative(rule, sampler="greedy", **kwargs):
 def assert_written_by(author, written, token_ids, expected):
     """By one author, up to a stop token in some rows and not in others."""
     ends = (expected > 0).sum(axis=1)
-    assert set(expected.ravel()) == {sources.PADDING, sources.PROMPT, author}
+    assert set(expected.ravel()) == {Source.PADDING, Source.PROMPT, author}
     assert ends.min() < LENGTH and (ends == LENGTH).sum() > 3
     np.testing.assert_array_equal(written["sources"], expected)
     np.testing.assert_array_equal(
@@ -68,7 +68,7 @@ def test_all_of_the_vocabulary_is_the_student_alone():
         rollouts.OnPolicy("greedy"),
     ):
         written = write(rollout, *models(), batch, STOP)
-        assert_written_by(sources.STUDENT, written, *expected)
+        assert_written_by(Source.STUDENT, written, *expected)
 
 
 def test_nothing_accepted_is_the_teacher_alone():
@@ -78,11 +78,11 @@ def test_nothing_accepted_is_the_teacher_alone():
     assert margin > 1e-4
     for rollout in (
         speculative(AcceptNothing()),
-        speculative(AcceptNothing(), "random", replace="argmax"),
+        speculative(AcceptNothing(), "random", teacher_sampler="greedy"),
         rollouts.Teacher("greedy"),
     ):
         written = write(rollout, *models(), batch, STOP)
-        assert_written_by(sources.TEACHER, written, *expected)
+        assert_written_by(Source.TEACHER, written, *expected)
 
 
 def test_a_row_is_its_own():
@@ -104,7 +104,7 @@ def test_a_row_is_its_own():
     np.testing.assert_array_equal(
         together["token_ids"][-1], batch["token_ids"][-1]
     )
-    assert set(together["sources"][-1]) == {sources.PROMPT}
+    assert set(together["sources"][-1]) == {Source.PROMPT}
     assert not together["response_mask"][-1].any()
 
     def full_but(row):
@@ -142,8 +142,8 @@ def assert_well_formed(written, batch):
         mask, np.arange(LENGTH) < mask.sum(axis=1)[:, None]
     )
     source = written["sources"]
-    np.testing.assert_array_equal(source == sources.PADDING, ~mask)
-    np.testing.assert_array_equal(source == sources.PROMPT, is_prompt)
+    np.testing.assert_array_equal(source == Source.PADDING, ~mask)
+    np.testing.assert_array_equal(source == Source.PROMPT, is_prompt)
     # One stop token, the last one, or the end of the sequence. A stop token in
     # the prompt stops nothing.
     is_stop = response & np.isin(token_ids, STOP)

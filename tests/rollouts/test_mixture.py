@@ -14,10 +14,10 @@ import pytest
 from keras import ops
 
 import keras_skd
-from keras_skd import _source as sources
+from keras_skd import Source
 from keras_skd import rollouts
 from keras_skd import schedules
-from keras_skd.decoding import finish
+from keras_skd.decoding import rollout_of
 from tests.support import frequencies
 from tests.support import writing
 from tests.support.algorithm_1 import write_greedily
@@ -30,10 +30,10 @@ LENGTH = 4
 class Stub(rollouts.Rollout):
     """Writes one token to the end of each row that is not full."""
 
-    def __init__(self, token, source=sources.STUDENT, tests_drafts=False):
+    def __init__(self, token, source=Source.STUDENT, is_speculative=False):
         self.token = token
         self.source = source
-        self.tests_drafts = tests_drafts
+        self.is_speculative = is_speculative
         self.seed = None
 
     def set_seed(self, seed):
@@ -42,12 +42,12 @@ class Stub(rollouts.Rollout):
     def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
         self.batch = {k: ops.convert_to_numpy(v) for k, v in batch.items()}
         prompt = ops.cast(batch["padding_mask"], "bool")
-        written = finish(
+        written = rollout_of(
             ops.where(prompt, batch["token_ids"], self.token),
-            ops.where(prompt, sources.PROMPT, self.source),
+            ops.where(prompt, Source.PROMPT, self.source),
         )
-        if self.tests_drafts:
-            written["tested"] = written["response_mask"]
+        if self.is_speculative:
+            written["draft_mask"] = written["response_mask"]
         return written
 
 
@@ -121,7 +121,7 @@ def test_rows_of_the_others_are_full():
         assert mask[~mine].all()
     np.testing.assert_array_equal(
         written["sources"],
-        np.where(batch["padding_mask"], sources.PROMPT, sources.STUDENT),
+        np.where(batch["padding_mask"], Source.PROMPT, Source.STUDENT),
     )
 
 
@@ -147,10 +147,10 @@ def test_data_goes_to_the_rollouts_that_take_it():
     written = _write(mixture, batch)
     is_data = written["token_ids"][:, -1] == 20
     frequencies.check([is_data.sum(), (~is_data).sum()], [1, 1])
-    expected = np.where(is_data, sources.DATA, sources.STUDENT)[:, None]
+    expected = np.where(is_data, Source.DATA, Source.STUDENT)[:, None]
     np.testing.assert_array_equal(
         written["sources"],
-        np.where(batch["response_mask"], expected, sources.PROMPT),
+        np.where(batch["response_mask"], expected, Source.PROMPT),
     )
     np.testing.assert_array_equal(
         written["token_ids"],
@@ -159,18 +159,18 @@ def test_data_goes_to_the_rollouts_that_take_it():
 
 
 def test_only_tested_drafts_count_as_tested():
-    speculative, other = Stub(10, tests_drafts=True), Stub(11)
+    speculative, other = Stub(10, is_speculative=True), Stub(11)
     mixture = rollouts.Mixture({speculative: 1, other: 1}, seed=1)
-    assert mixture.tests_drafts
+    assert mixture.is_speculative
     written = _write(mixture)
     mine = written["token_ids"][:, -1:] == 10
     assert mine.any() and not mine.all()
     np.testing.assert_array_equal(
-        written["tested"], written["response_mask"] & mine
+        written["draft_mask"], written["response_mask"] & mine
     )
     untested = rollouts.Mixture({other: 1}, seed=1)
-    assert not untested.tests_drafts
-    assert "tested" not in _write(untested)
+    assert not untested.is_speculative
+    assert "draft_mask" not in _write(untested)
 
 
 @pytest.mark.parametrize("at_step", [0, 3])
@@ -183,7 +183,7 @@ def test_switch(at_step):
 
 
 @pytest.mark.parametrize(
-    ("rollout", "needs_responses", "tests_drafts"),
+    ("rollout", "needs_responses", "is_speculative"),
     [
         (rollouts.Mixture({"supervised": 1, "on_policy": 1}), True, False),
         (rollouts.Mixture({"teacher": 1, "speculative": 1}), False, True),
@@ -197,10 +197,10 @@ def test_switch(at_step):
     ],
 )
 def test_needs_of_the_parts_are_needs_of_the_whole(
-    rollout, needs_responses, tests_drafts
+    rollout, needs_responses, is_speculative
 ):
     assert rollout.needs_responses == needs_responses
-    assert rollout.tests_drafts == tests_drafts
+    assert rollout.is_speculative == is_speculative
 
 
 def test_seeds():
@@ -255,7 +255,7 @@ def test_rows_are_those_of_the_rollouts():
     }
     models = [writing.forward(model) for model in (student, teacher)]
     by_rollout = [
-        (data, np.where(prompts["padding_mask"], sources.PROMPT, sources.DATA))
+        (data, np.where(prompts["padding_mask"], Source.PROMPT, Source.DATA))
     ]
     for k in (VOCABULARY_SIZE, 0, 12):
         token_ids, written, margin = write_greedily(
@@ -305,7 +305,6 @@ ALL = {
         num_speculative_tokens=3,
         student_sampler=SAMPLER,
         teacher_sampler="greedy",
-        replace="argmax",
         decoding="lockstep",
     ),
     "segments": rollouts.Segments(

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_skd
-from keras_skd import _source as sources
+from keras_skd import Source
 from keras_skd import rollouts
 from tests.support import writing
 
@@ -58,11 +58,11 @@ class Reference:
             log_probs[t] = of_tokens[t - 1, self.token_ids[row, t]]
         score = self.score(self.token_ids[row], start, end, log_probs)
         self.margin = min(self.margin, abs(score - self.threshold))
-        source = sources.STUDENT
+        source = Source.STUDENT
         if score < self.threshold:
             self.token_ids[row, start:] = 0
             end = self._write(self.teacher, row, start)
-            source = sources.TEACHER
+            source = Source.TEACHER
         self.sources[row, start:end] = source
         self.segments.append((end - start, source))
         return end
@@ -118,9 +118,9 @@ def distiller(models):
 @pytest.mark.parametrize(
     ("step", "threshold", "authors"),
     [
-        (0, -1e9, {sources.STUDENT}),
-        (1, THRESHOLD, {sources.STUDENT, sources.TEACHER}),
-        (2, 1.0, {sources.TEACHER}),
+        (0, -1e9, {Source.STUDENT}),
+        (1, THRESHOLD, {Source.STUDENT, Source.TEACHER}),
+        (2, 1.0, {Source.TEACHER}),
     ],
     ids=["all stand", "some stand", "none stands"],
 )

@@ -36,7 +36,6 @@ CASES = {
             num_speculative_tokens=3,
             student_sampler=STUDENT,
             teacher_sampler=TEACHER,
-            replace="argmax",
             decoding="lockstep",
         ),
         {
@@ -44,7 +43,6 @@ CASES = {
             "teacher_sampler": sampler(seed=4),
             "acceptance": {"k": 7},
             "num_speculative_tokens": 3,
-            "replace": "argmax",
             "decoding": "lockstep",
         },
     ),

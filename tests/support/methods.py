@@ -91,7 +91,7 @@ METHODS = {
         "[2609.02401](https://arxiv.org/abs/2609.02401)",
         "student, teacher",
         "rollouts.Speculative(acceptance.ProbabilityFloor("
-        'schedules.Cosine(0.5, 0.25, num_steps)), replace="argmax")',
+        'schedules.Cosine(0.5, 0.25, num_steps)), teacher_sampler="greedy")',
         "loss=losses.BySource("
         "student=losses.ForwardKL(), teacher=losses.CrossEntropy())",
     ),

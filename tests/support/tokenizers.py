@@ -44,12 +44,16 @@ def llama3(sentences=SENTENCES, sequence_length=16, **kwargs):
     )
 
 
-def gemma(sentences=SENTENCES, sequence_length=16, **kwargs):
-    """A Gemma preprocessor: a token of its own for padding."""
+def gemma(sentences=SENTENCES, sequence_length=16, turns=False, **kwargs):
+    """A Gemma preprocessor: a token of its own for padding.
+
+    With `turns`, also one for the end of a turn.
+    """
     proto = sentence_piece(
         sentences,
         ["<pad>", "<bos>", "<eos>", "<unk>"],
         add_dummy_prefix=False,
+        user_defined_symbols=["<end_of_turn>"] * turns,
     )
     return keras_hub.models.GemmaCausalLMPreprocessor(
         keras_hub.tokenizers.GemmaTokenizer(proto),
@@ -66,6 +70,59 @@ def llama(sentences=SENTENCES, sequence_length=16, **kwargs):
         sequence_length=sequence_length,
         **kwargs,
     )
+
+
+# Of all families.
+SPECIAL_TOKENS = [
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<think>",
+    "</think>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|end|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<mask>",
+    "[multimodal]",
+    "<img>",
+    "<image_soft_token>",
+    "<audio_soft_token>",
+    "<start_of_image>",
+    "<end_of_image>",
+    "<start_of_audio>",
+    "<end_of_audio>",
+    "<|image>",
+    "<|image|>",
+    "<image|>",
+    "<|video|>",
+]
+
+
+def of_class(tokenizer_class):
+    """A tokenizer of any class, which knows the special tokens of all."""
+    if issubclass(tokenizer_class, keras_hub.tokenizers.SentencePieceTokenizer):
+        special = ["<pad>", "<bos>", "<eos>", "<unk>"]
+        own = [token for token in SPECIAL_TOKENS if token not in special]
+        proto = sentence_piece(SENTENCES, special, user_defined_symbols=own)
+        return tokenizer_class(proto)
+    if issubclass(tokenizer_class, keras_hub.tokenizers.BytePairTokenizer):
+        return tokenizer_class(*byte_pairs(SPECIAL_TOKENS, SENTENCES))
+    words = ["pad", "end", *sorted({*"".join(SENTENCES)})]
+    lines = [f"{i} {word!r} {len(word)}" for i, word in enumerate(words)]
+    return tokenizer_class(lines, end_token_id=1)
 
 
 def byte_pairs(special_tokens, sentences):

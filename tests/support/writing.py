@@ -82,8 +82,8 @@ def forward(model, xla=False):
     return compiled(logits, xla)
 
 
-class AcceptNothing(keras_skd.acceptance.AcceptanceRule):
-    def accept(self, token_ids, teacher_logits, *args, **kwargs):
+class AcceptNothing(keras_skd.acceptance.TeacherRule):
+    def accept(self, token_ids, teacher_logits, training_step=0):
         return token_ids < 0
 
 

@@ -2,10 +2,10 @@ import contextlib
 
 import jax
 
-row_map_scope = contextlib.nullcontext
+vmap_scope = contextlib.nullcontext
 
 
-def replayed(function, variables, donated=None):
+def replay(function, variables, donate_argnum=None):
     return function
 
 
@@ -18,5 +18,5 @@ def value_and_gradients(function, arguments, totals):
     return value, [*gradients[:first], *sums]
 
 
-def scale(x, factor):
+def scale_in_place(x, factor):
     return x * factor

@@ -1,62 +1,99 @@
 import jax
 import keras
 
+_GROUPS = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+
 
 class RolloutTrainer:
-    """Keras' JAX train step, on what a rollout wrote.
+    """Keras' JAX train step, on what a rollout writes.
 
-    Here all state is handed in and out: the rollout runs in a
-    `StatelessScope`, and the new state of its random seeds and of its metrics
-    goes on with the rest.
+    On JAX, state is passed in and returned. What runs beside Keras' own step
+    does so in a `StatelessScope`, and its updates (random seeds, metrics, the
+    step) go on with the rest.
     """
 
     def train_step(self, state, data):
         trainable, non_trainable, optimizer, metrics = state
-        x, non_trainable, metrics = self._stateless(
-            self.training_batch, trainable, non_trainable, metrics, data
+        rollout, non_trainable, metrics = self._stateless(
+            lambda: self._write_and_measure(data),
+            *(trainable, non_trainable, metrics),
         )
         state = trainable, non_trainable, optimizer, metrics
-        return super().train_step(state, (x,))
+        logs, state = super().train_step(state, (rollout,))
+        trainable, non_trainable, optimizer, metrics = state
+        _, non_trainable, metrics = self._stateless(
+            lambda: self.training_step.assign_add(1),
+            *(trainable, non_trainable, metrics),
+        )
+        return logs, (trainable, non_trainable, optimizer, metrics)
 
     def test_step(self, state, data):
         trainable, non_trainable, metrics = state
-        x, non_trainable, metrics = self._stateless(
-            self.test_batch, trainable, non_trainable, metrics, data
+        batch = self.batch_of(data)
+        if self.has_responses(batch):
+            data = (self.take_responses(batch),)
+            logs, state = super().test_step(state, data)
+            return self.without_rollout_metrics(logs), state
+        rollout, non_trainable, metrics = self._stateless(
+            lambda: self._write_and_measure(data), *state
         )
         state = trainable, non_trainable, metrics
-        logs, state = super().test_step(state, (x,))
-        return self.test_logs(logs, data), state
+        return super().test_step(state, (rollout,))
 
-    def _stateless(self, make_batch, trainable, non_trainable, metrics, data):
-        variables = self.non_trainable_variables, self.metrics_variables
+    def _write_and_measure(self, data):
+        rollout = self.write(self.batch_of(data), self.rollout)
+        self.measure(rollout)
+        return rollout
+
+    def _stateless(self, function, trainable, non_trainable, metrics):
+        groups = self.non_trainable_variables, self.metrics_variables
         mapping = [
             *zip(self.trainable_variables, trainable),
-            *zip(variables[0], non_trainable),
-            *zip(variables[1], metrics),
+            *zip(groups[0], non_trainable),
+            *zip(groups[1], metrics),
         ]
         with keras.StatelessScope(mapping) as scope:
-            x = make_batch(data, lambda x: self.write(x, self.rollout))
-        return x, *(
-            [scope.get_current_value(v) for v in group] for group in variables
+            result = function()
+        return result, *(
+            [scope.get_current_value(v) for v in group] for group in groups
         )
+
+    def sync_state(self):
+        """Gives the variables the state that a loop of Keras holds."""
+        self.jax_state_sync()
+
+    def _get_jax_state(self, **groups):
+        # Keras takes the values out of the variables, and notes them only
+        # after the step: if that fails, `sync_state` finds them here.
+        state = super()._get_jax_state(**groups)
+        names = [name for name in _GROUPS if groups.get(name)]
+        self._jax_state = dict(zip(names, state))
+        return state
 
     def make_rollout_function(self, rollout):
         states = rollout.variables
 
         @jax.jit
-        def rollout_function(values, x):
+        def rollout_function(values, batch):
             variables = [*self.variables, *states]
             with keras.StatelessScope(zip(variables, values)) as scope:
-                x = self.write(x, rollout)
-            return x, [scope.get_current_value(v) for v in states]
+                written = self.write(batch, rollout)
+            return written, [scope.get_current_value(v) for v in states]
 
-        def call(x):
-            # During `fit`, the values are with the trainer.
-            self.jax_state_sync()
+        def call(batch):
+            self.sync_state()
             variables = [*self.variables, *states]
-            x, values = rollout_function([v.value for v in variables], x)
+            values = [v.value for v in variables]
+            # With JIT disabled, loops run in Python, too.
+            with jax.disable_jit(self.run_eagerly):
+                written, values = rollout_function(values, batch)
             for variable, value in zip(states, values):
                 variable.assign(value)
-            return x
+            return written
 
         return call

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 
 @contextlib.contextmanager
-def row_map_scope():
+def vmap_scope():
     # Each cache update is warned about: TensorFlow makes a loop over the rows
     # of it, which XLA compiles to something cheap.
     def is_news(record):
@@ -17,7 +17,7 @@ def row_map_scope():
         tf.get_logger().removeFilter(is_news)
 
 
-def replayed(function, variables, donated=None):
+def replay(function, variables, donate_argnum=None):
     return function
 
 
@@ -35,5 +35,5 @@ def value_and_gradients(function, arguments, totals):
     return value, [*gradients[:first], *sums]
 
 
-def scale(x, factor):
+def scale_in_place(x, factor):
     return x * factor

@@ -2,22 +2,40 @@ import tensorflow as tf
 
 
 class RolloutTrainer:
-    """Keras' TensorFlow train step, on what a rollout wrote."""
+    """Keras' TensorFlow train step, on what a rollout writes."""
 
     def train_step(self, data):
-        x = self.training_batch(data, self.rollout_function)
-        return super().train_step((x,))
+        rollout = self.rollout_function(self.batch_of(data))
+        self.measure(rollout)
+        logs = super().train_step((rollout,))
+        self.training_step.assign_add(1)
+        return logs
 
     def test_step(self, data):
-        x = self.test_batch(data, self.rollout_function)
-        return self.test_logs(super().test_step((x,)), data)
+        batch = self.batch_of(data)
+        if self.has_responses(batch):
+            logs = super().test_step((self.take_responses(batch),))
+            return self.without_rollout_metrics(logs)
+        rollout = self.rollout_function(batch)
+        self.measure(rollout)
+        return super().test_step((rollout,))
+
+    def sync_state(self):
+        """Nothing to do: the variables hold the state."""
 
     def make_rollout_function(self, rollout):
         # Always by XLA, also where Keras leaves its own step to the graph
         # executor (on a CPU): that takes many times as long for a loop of
         # small steps, and oneDNN was seen to corrupt memory in it.
-        return tf.function(
+        compiled = tf.function(
             lambda x: self.write(x, rollout),
             jit_compile=True,
             autograph=False,
         )
+
+        def rollout_function(x):
+            if self.run_eagerly:
+                return self.write(x, rollout)
+            return compiled(x)
+
+        return rollout_function

@@ -1,1 +1,5 @@
+from keras_skd._backend.torch.operations import scale_in_place
+from keras_skd._backend.torch.operations import value_and_gradients
+from keras_skd._backend.torch.replay import replay
 from keras_skd._backend.torch.trainer import RolloutTrainer
+from keras_skd._backend.torch.vmap import vmap_scope

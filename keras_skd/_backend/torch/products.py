@@ -1,17 +1,16 @@
 """Products of a few rows with large weights, by oneDNN.
 
-On a CPU it is up to twice as fast with them as PyTorch's own `mm`, so that
-`torch.compile` leaves them to it, too.
+On a CPU, oneDNN is up to twice as fast at them as PyTorch's own `mm`.
 """
 
 import torch
 
-# Below, a call of oneDNN takes longer than it gains.
+# For smaller weights, the overhead of a oneDNN call outweighs its gain.
 _SMALLEST_WEIGHTS = 2**17
 
 
 def suits_onednn(x, weights):
-    """Whether `x @ weights`, of two matrices, is to be left to oneDNN."""
+    """Whether oneDNN is the faster way to `x @ weights`, both matrices."""
     return (
         torch.backends.mkldnn.is_available()
         and x.device.type == "cpu"
@@ -27,15 +26,15 @@ def linear(x, transposed):
     )
 
 
-class Multiplication:
-    """`torch.matmul`, with gradients of weights that add up in place.
+class AccumulatingMatmul:
+    """`torch.matmul` whose weight gradients accumulate in place.
 
-    The gradient of a head is as large as the head: to make it anew for each
-    few positions takes several times as long as to add these positions to it.
+    The gradient of a head is as large as the head: to allocate one for each
+    chunk of positions takes several times as long as the product.
 
     Args:
         totals: list of pairs of weights and a tensor like them, to which
-            `torch.autograd.grad` adds their gradient, instead of returning it.
+            `torch.autograd.grad` adds their gradient instead of returning it.
     """
 
     def __init__(self, totals):
@@ -47,13 +46,10 @@ class Multiplication:
         return torch.matmul(x, weights)
 
     def _total(self, weights):
-        """The part of a total that is the gradient of `weights`.
-
-        A head may be a view of the weights, such as their transpose.
-        """
-        whole = weights if weights._base is None else weights._base
+        """The total of `weights`, which may be a view, such as a transpose."""
+        base = weights if weights._base is None else weights._base
         for argument, total in self._totals:
-            if argument is whole and argument.stride() == total.stride():
+            if argument is base and argument.stride() == total.stride():
                 return total.as_strided(
                     weights.shape, weights.stride(), weights.storage_offset()
                 )
@@ -62,18 +58,18 @@ class Multiplication:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(context, x, weights, total):
-        context.save_for_backward(x, weights)
-        context.total = total
+    def forward(ctx, x, weights, total):
+        ctx.save_for_backward(x, weights)
+        ctx.total = total
         return linear(x, weights.t())
 
     @staticmethod
-    def backward(context, gradient):
-        x, weights = context.saved_tensors
-        needs_x, needs_weights, _ = context.needs_input_grad
+    def backward(ctx, gradient):
+        x, weights = ctx.saved_tensors
+        needs_x, needs_weights, _ = ctx.needs_input_grad
         x_gradient = linear(gradient, weights) if needs_x else None
-        if needs_weights and context.total is None:
+        if needs_weights and ctx.total is None:
             return x_gradient, x.t() @ gradient, None
         if needs_weights:
-            context.total.addmm_(x.t(), gradient)
+            ctx.total.addmm_(x.t(), gradient)
         return x_gradient, None, None

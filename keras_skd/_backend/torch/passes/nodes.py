@@ -1,0 +1,12 @@
+"""What the passes ask of a node. `meta["val"]` is its value while tracing."""
+
+import torch
+
+
+def shape(node):
+    return node.meta["val"].shape
+
+
+def is_random(node):
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags

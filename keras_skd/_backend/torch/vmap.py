@@ -1,0 +1,155 @@
+"""What `torch.vmap` lacks to run KerasHub's models."""
+
+import contextlib
+
+import torch
+from torch._C._functorch import is_batchedtensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+
+@contextlib.contextmanager
+def vmap_scope():
+    """A context in which `torch.vmap` and tracing can follow KerasHub's models.
+
+    Operations that have no batching rule, or one that runs row by row, are
+    replaced by others of the same result.
+    """
+    with Substitution(_SUBSTITUTES), _plain_autograd_functions():
+        yield
+
+
+class Substitution(TorchFunctionMode):
+    """A context in which some functions are replaced by others.
+
+    Args:
+        substitutes: dict from a function to the one to call instead.
+    """
+
+    def __init__(self, substitutes):
+        super().__init__()
+        self._substitutes = substitutes
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        function = self._substitutes.get(function, function)
+        return function(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _plain_autograd_functions():
+    """Runs the forward pass of an autograd `Function` that has no `vmap`.
+
+    PyTorch refuses those, and Keras' quantized layers are made of them. Where
+    gradients are off, the forward pass is all there is to one.
+    """
+    apply = Function.__dict__["apply"]
+
+    def forward(cls, *args, **kwargs):
+        has_rule = cls.setup_context is not Function.setup_context
+        if has_rule or torch.is_grad_enabled():
+            return apply.__func__(cls, *args, **kwargs)
+        return cls.forward(FunctionCtx(), *args, **kwargs)
+
+    Function.apply = classmethod(forward)
+    try:
+        yield
+    finally:
+        Function.apply = apply
+
+
+def _einsum(equation, *operands):
+    # `einsum` is a batched product: under `vmap`, each row is multiplied by
+    # its own copy of the weights. `tensordot` multiplies all rows at once.
+    terms, _, result = equation.replace(" ", "").partition("->")
+    first, _, second = terms.partition(",")
+    summed = [i for i in first if i in second]
+    is_product = len(operands) == 2 and result and "." not in equation
+    if not is_product or set(summed) & set(result):
+        return torch.einsum(equation, *operands)
+    dims = [[term.index(i) for i in summed] for term in (first, second)]
+    product = torch.tensordot(*operands, dims)
+    left = [i for i in first + second if i not in summed]
+    return product.permute([left.index(i) for i in result])
+
+
+def _narrow(x, dim, start, length):
+    # `narrow` has no batching rule for a tensor as the start; GPT-2, OPT and
+    # Gemma slice positions and masks that way. Keras passes the length as a
+    # tensor too. It is the same for all rows, and NumPy reads it untraced.
+    if isinstance(length, torch.Tensor):
+        if torch._is_functional_tensor(length):
+            length = torch._from_functional_tensor(length)
+        length = int(length.cpu().numpy())
+    index = start + torch.arange(length, device=x.device)
+    return torch.index_select(x, dim, index)
+
+
+def _one_hot(x, num_classes):
+    # The original reads the values, to check their range.
+    classes = torch.arange(num_classes, device=x.device)
+    return (x[..., None] == classes).to(torch.int64)
+
+
+def _attention(
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    enable_gqa=False,
+):
+    options = {
+        "dropout_p": dropout_p,
+        "is_causal": is_causal,
+        "scale": scale,
+        "enable_gqa": enable_gqa,
+    }
+    if any(map(is_batchedtensor, (query, key, value))):
+        return _Attention.apply(query, key, value, attn_mask, options)
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask, **options
+    )
+
+
+class _Attention(Function):
+    """`scaled_dot_product_attention` with a batching rule: one larger batch."""
+
+    @staticmethod
+    def forward(query, key, value, mask, options):
+        return functional.scaled_dot_product_attention(
+            query, key, value, mask, **options
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def vmap(info, in_dims, query, key, value, mask, options):
+        def merge(x, dim):
+            """From `(rows, batch, ...)` to `(rows * batch, ...)`."""
+            if x is None:
+                return None
+            if dim is None:
+                x = x.expand(info.batch_size, *x.shape)
+            else:
+                x = x.movedim(dim, 0)
+            return x.flatten(0, 1)
+
+        tensors = (query, key, value, mask)
+        output = functional.scaled_dot_product_attention(
+            *(merge(x, dim) for x, dim in zip(tensors, in_dims)), **options
+        )
+        return output.unflatten(0, (info.batch_size, -1)), 0
+
+
+_SUBSTITUTES = {
+    torch.einsum: _einsum,
+    torch.narrow: _narrow,
+    functional.one_hot: _one_hot,
+    functional.scaled_dot_product_attention: _attention,
+}

@@ -1,0 +1,124 @@
+"""What a teacher and a student must have in common."""
+
+import keras_hub
+
+from keras_skd._checks import check_integer
+
+
+def check_models(teacher, student):
+    """Checks that both are causal LMs, with weights of their own.
+
+    Raises:
+        TypeError: if one of them is not a KerasHub causal LM.
+        ValueError: if they share weights, or cannot decode with a cache.
+    """
+    _check_causal_lm("teacher", teacher)
+    _check_causal_lm("student", student)
+    teacher_weights = {id(v) for v in teacher.variables}
+    shared = [v for v in student.variables if id(v) in teacher_weights]
+    if teacher is student or shared:
+        raise ValueError(
+            "`teacher` and `student` must not share weights: the teacher is "
+            "frozen and the student is trained. Received models that share "
+            f"{len(shared)} variables. Load or clone the student separately."
+        )
+
+
+def _check_causal_lm(name, model):
+    if isinstance(model, keras_hub.models.Backbone):
+        raise TypeError(
+            f"`{name}` must be a `keras_hub.models.CausalLM`. Received the "
+            f"backbone {type(model).__name__}. Wrap it: "
+            "`CausalLM(backbone=backbone, preprocessor=preprocessor)`."
+        )
+    if not isinstance(model, keras_hub.models.CausalLM):
+        raise TypeError(
+            f"`{name}` must be a `keras_hub.models.CausalLM`, such as "
+            '`keras_hub.models.CausalLM.from_preset("gemma3_1b")`. Received: '
+            f"{model!r} of type {type(model).__name__}"
+        )
+    needed = {
+        "call_with_cache": model,
+        "_build_cache": model,
+        "token_embedding": model.backbone,
+    }
+    for attribute, owner in needed.items():
+        if not hasattr(owner, attribute):
+            raise ValueError(
+                f"`{name}` must decode with a cache and embed its tokens. "
+                f"Received: {type(model).__name__}, whose "
+                f"{type(owner).__name__} has no `{attribute}`."
+            )
+
+
+def shared_vocabulary_size(teacher, student, vocabulary_size=None) -> int:
+    """Returns the number of token ids that both models share.
+
+    Heads are often padded to different sizes over the same tokenizer: the
+    smaller of them is the vocabulary.
+
+    Args:
+        teacher: a `keras_hub.models.CausalLM`.
+        student: a `keras_hub.models.CausalLM`.
+        vocabulary_size: int. The number that the user asks for. Needed where
+            the heads differ and there are no tokenizers to compare. Defaults
+            to `None`, the size of the smaller head.
+
+    Raises:
+        TypeError: if `vocabulary_size` is not an int.
+        ValueError: if the tokenizers differ, or the sizes do not fit.
+    """
+    sizes = [model.output.shape[-1] for model in (teacher, student)]
+    compared = _check_tokenizers(teacher, student)
+    if vocabulary_size is not None:
+        check_integer("vocabulary_size", vocabulary_size, minimum=2)
+        if vocabulary_size > min(sizes):
+            raise ValueError(
+                f"`vocabulary_size` must be at most {min(sizes)}, the number "
+                "of tokens that both models know. Received: "
+                f"{vocabulary_size}, with a teacher of {sizes[0]} tokens and "
+                f"a student of {sizes[1]}."
+            )
+        return int(vocabulary_size)
+    if sizes[0] != sizes[1] and not compared:
+        raise ValueError(
+            "`teacher` and `student` must have the same vocabulary. Received: "
+            f"a teacher of {sizes[0]} tokens and a student of {sizes[1]}, "
+            "which have no tokenizers to compare. If the ids that both have "
+            "mean the same tokens, pass "
+            f"`vocabulary_size={min(sizes)}` to the `Distiller`."
+        )
+    return min(sizes)
+
+
+def _check_tokenizers(teacher, student):
+    """Whether both models have tokenizers, which must be the same."""
+    if teacher.preprocessor is None or student.preprocessor is None:
+        return False
+    theirs, ours = (m.preprocessor.tokenizer for m in (teacher, student))
+    if theirs is ours or not hasattr(theirs, "get_vocabulary"):
+        return True
+    theirs_by_id, ours_by_id = _tokens_by_id(theirs), _tokens_by_id(ours)
+    for token_id in sorted(theirs_by_id.keys() & ours_by_id.keys()):
+        a, b = theirs_by_id[token_id], ours_by_id[token_id]
+        if a != b:
+            raise ValueError(
+                "`teacher` and `student` must have the same tokenizer. "
+                f"Received vocabularies that first differ at id {token_id}: "
+                f"{a!r} in the teacher's and {b!r} in the student's."
+            )
+    if theirs.vocabulary_size() != ours.vocabulary_size():
+        raise ValueError(
+            "`teacher` and `student` must have the same tokenizer. Received "
+            f"a teacher's of {theirs.vocabulary_size()} tokens and a "
+            f"student's of {ours.vocabulary_size()}."
+        )
+    return True
+
+
+def _tokens_by_id(tokenizer):
+    # Byte-pair tokenizers keep a dict, whose order need not be that of the ids.
+    vocabulary = getattr(tokenizer, "vocabulary", None)
+    if isinstance(vocabulary, dict):
+        return {token_id: token for token, token_id in vocabulary.items()}
+    return dict(enumerate(tokenizer.get_vocabulary()))

@@ -1,0 +1,2 @@
+from keras_skd._objective.objective import Objective
+from keras_skd._objective.targets import next_tokens

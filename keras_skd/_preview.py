@@ -1,0 +1,77 @@
+"""Rollouts to look at, which leave the training as it was."""
+
+import contextlib
+import random
+
+import numpy as np
+from keras import ops
+
+from keras_skd._seeding import derive_seed
+
+_KEYS = "token_ids", "padding_mask", "response_mask", "sources", "draft_mask"
+
+
+class Preview:
+    """Runs a rollout on random numbers of its own.
+
+    Args:
+        rollout: a `keras_skd.rollouts.Rollout`.
+        seed: int or `None`.
+
+    Call arguments:
+        function: callable from a batch to what the rollout writes.
+        x: dict of NumPy arrays, any number of rows.
+        batch_size: int.
+
+    Returns:
+        dict of NumPy arrays.
+    """
+
+    def __init__(self, rollout, seed):
+        self._rollout = rollout
+        self._seed = random.getrandbits(31) if seed is None else seed
+        self._state = None
+
+    def __call__(self, function, x, batch_size):
+        num_rows = len(x["token_ids"])
+        # Few sizes of batches, each of which is compiled.
+        batch_size = min(batch_size, 2 ** (num_rows - 1).bit_length())
+        parts = []
+        with self._own_state():
+            for start in range(0, num_rows, batch_size):
+                rows = np.arange(start, start + batch_size) % num_rows
+                batch = {
+                    key: ops.convert_to_tensor(value[rows])
+                    for key, value in x.items()
+                }
+                parts.append(function(batch))
+        return {
+            key: np.concatenate([ops.convert_to_numpy(p[key]) for p in parts])[
+                :num_rows
+            ]
+            for key in _KEYS
+            if key in parts[0]
+        }
+
+    @contextlib.contextmanager
+    def _own_state(self):
+        variables = self._rollout.variables
+        training_state = _values(variables)
+        try:
+            if self._state is None:
+                self._rollout.set_seed(derive_seed(self._seed, "preview"))
+            else:
+                _assign(variables, self._state)
+            yield
+            self._state = _values(variables)
+        finally:
+            _assign(variables, training_state)
+
+
+def _values(variables):
+    return [ops.convert_to_numpy(v) for v in variables]
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values):
+        variable.assign(value)

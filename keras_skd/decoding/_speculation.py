@@ -1,0 +1,400 @@
+"""Ragged speculative decoding: Algorithm 1 of the SKD paper, batched.
+
+Rows have prompts of different lengths, stop at different tokens and accept
+different numbers of drafts; none waits for another. `_lockstep.py` writes the
+same sequences one token at a time.
+"""
+
+from typing import NamedTuple
+
+from keras import KerasTensor
+from keras import ops
+
+from keras_skd._source import Source
+from keras_skd.decoding._control_flow import switch
+from keras_skd.decoding._control_flow import while_loop
+from keras_skd.decoding._prompts import columns
+from keras_skd.decoding._sequences import Sequences
+from keras_skd.decoding._sequences import is_stop
+from keras_skd.decoding._sequences import up_to_first
+from keras_skd.decoding._writing import cache_stages
+from keras_skd.decoding._writing import next_logits
+
+
+class State(NamedTuple):
+    """What a round of speculation hands to the next one.
+
+    Attributes:
+        sequences: `Sequences`.
+        student_cache, teacher_cache: caches of all tokens but the last of each
+            row, and of rejected drafts: these lie beyond the end of the row,
+            hidden by the causal mask, until they are overwritten.
+        teacher_hidden_states: tensor of shape
+            `(batch, sequence_length, hidden_dim)`, from which the teacher
+            predicted each next token.
+        acceptance_rate: float scalar, the estimate of `DraftLength`.
+        num_tested: int32 tensor of shape `(batch,)`, drafts tested so far.
+        num_teacher_calls: int32 tensor of shape `(batch,)`.
+    """
+
+    sequences: Sequences
+    student_cache: object
+    teacher_cache: object
+    teacher_hidden_states: KerasTensor
+    acceptance_rate: KerasTensor
+    num_tested: KerasTensor
+    num_teacher_calls: KerasTensor
+
+
+class Drafts(NamedTuple):
+    """What the student proposes in a round.
+
+    Attributes:
+        sequences: `Sequences`, with the drafts in `token_ids` after the end of
+            each row.
+        count: int32 scalar, the number of drafts of each row.
+        student_logits: float32 tensor of shape
+            `(batch, most drafts, vocabulary_size)`, from which they were
+            drawn; of size 1 if the rule does not need them.
+    """
+
+    sequences: Sequences
+    count: KerasTensor
+    student_logits: KerasTensor
+
+
+class Reading(NamedTuple):
+    """What the teacher sees in a window of each row.
+
+    Attributes:
+        positions: int32 tensor of shape `(batch, width)`, the positions of the
+            tokens that are predicted, in the student's sequences.
+        logits: tensor of shape `(batch, width, vocabulary_size)`.
+        hidden_states: tensor of shape `(batch, width, hidden_dim)`.
+        cache: the teacher's cache.
+    """
+
+    positions: KerasTensor
+    logits: KerasTensor
+    hidden_states: KerasTensor
+    cache: object
+
+
+class Verdict(NamedTuple):
+    """What becomes of the drafts, for each row: tensors of shape `(batch,)`.
+
+    Attributes:
+        num_accepted: int32. The drafts that stay.
+        num_tested: int32. These, and the rejected one.
+        replaces: bool. Whether the teacher writes a token after them.
+        replacement: int32. That token.
+    """
+
+    num_accepted: KerasTensor
+    num_tested: KerasTensor
+    replaces: KerasTensor
+    replacement: KerasTensor
+
+
+def accept(tested, accepted, stops):
+    """Which tested positions of a row's turn are accepted, and which rejected.
+
+    A turn ends with the first position that is not accepted or holds a stop
+    token. What follows is neither accepted nor rejected.
+
+    Args:
+        tested: bool tensor of shape `(batch, width)`. The positions that the
+            rule decides on.
+        accepted: bool tensor of the same shape. What the rule says.
+        stops: bool tensor of the same shape. Where a stop token stands.
+
+    Returns:
+        Two bool tensors of the same shape.
+    """
+    ends_turn = tested & (~accepted | stops)
+    in_turn = tested & up_to_first(ends_turn)
+    return in_turn & accepted, in_turn & ~accepted
+
+
+class SpeculativeDecoder:
+    """Student and teacher write in turn.
+
+    In every round, each row drafts a few tokens with the student, the teacher
+    reads them all in one pass, and the row keeps those before the first one
+    that is rejected, which the teacher replaces.
+
+    Args:
+        student, teacher: `CachedCausalLM`s that can roll back.
+        verifier: a `DraftVerifier`.
+        draft_length: a `DraftLength`.
+        prompts: `Prompts`.
+        stop_token_ids: tuple of ints.
+        bonus: bool. Whether the teacher adds a token where all drafts are
+            accepted, as in lossless speculative decoding. In distillation it
+            does not: the student would not have proposed that token.
+    """
+
+    def __init__(
+        self,
+        student,
+        teacher,
+        verifier,
+        draft_length,
+        prompts,
+        stop_token_ids=(),
+        bonus=False,
+    ):
+        self.student = student
+        self.teacher = teacher
+        self.verifier = verifier
+        self.draft_length = draft_length
+        self.prompts = prompts
+        self.stop_token_ids = stop_token_ids
+        self.bonus = int(bonus)
+        # The teacher's windows: each width is compiled.
+        widths = [n + self.bonus for n in draft_length.choices]
+        self.widths = sorted({min(n, prompts.sequence_length) for n in widths})
+        # A step of decoding takes as long as reading its weights.
+        self.student_cost = (
+            student.model.count_params() / teacher.model.count_params()
+        )
+
+    def __call__(self) -> State:
+        """Writes every response."""
+        student, teacher = self.student, self.teacher
+        sequence_length = self.prompts.sequence_length
+        surplus = self.prompts.teacher.sequence_length - sequence_length
+        state = self._start()
+        for previous, length in cache_stages(sequence_length):
+            state = state._replace(
+                student_cache=student.prefill(
+                    self.prompts.token_ids,
+                    student.grow_cache(state.student_cache, length),
+                    previous,
+                    self.prompts.longest - 1,
+                ),
+                teacher_cache=teacher.prefill(
+                    self.prompts.teacher.token_ids,
+                    teacher.grow_cache(state.teacher_cache, length + surplus),
+                    previous + surplus if previous else 0,
+                    self.prompts.teacher.longest - 1,
+                ),
+            )
+            is_last = length == sequence_length
+
+            def fits(state, length=length, is_last=is_last):
+                sequences = state.sequences
+                room = sequences.ends - 1 + self.widths[-1] <= length
+                fits = sequences.finished | room | is_last
+                return ops.all(fits) & ~ops.all(sequences.finished)
+
+            (state,) = while_loop(
+                fits,
+                lambda state: (self.round(state),),
+                (state,),
+                constants=student.model.variables + teacher.model.variables,
+                states=self.verifier.variables,
+            )
+        self.draft_length.commit(state.acceptance_rate)
+        return state
+
+    def _start(self):
+        prompts, teacher = self.prompts, self.teacher
+        shape = prompts.batch_size, prompts.sequence_length, teacher.hidden_dim
+        return State(
+            sequences=Sequences.start(prompts),
+            student_cache=self.student.empty_cache(prompts.batch_size, 0),
+            teacher_cache=teacher.empty_cache(prompts.batch_size, 0),
+            teacher_hidden_states=ops.zeros(shape, teacher.compute_dtype),
+            acceptance_rate=self.draft_length.init(),
+            num_tested=ops.zeros_like(prompts.lengths),
+            num_teacher_calls=ops.zeros_like(prompts.lengths),
+        )
+
+    def round(self, state: State) -> State:
+        """Draft, verify, accept, commit."""
+        drafts, student_cache = self.draft(state)
+        # Logits stay inside the branches, so that windows of different widths
+        # return the same shapes.
+        state = switch(
+            self._window(drafts.count),
+            [
+                lambda width=width: self._judge(state, drafts, width)
+                for width in self.widths
+            ],
+            constants=self.teacher.model.variables,
+            states=self.verifier.variables,
+        )
+        return state._replace(student_cache=student_cache)
+
+    def _window(self, count):
+        """The index of the narrowest width that the drafts fit into."""
+        wider = (count + self.bonus > width for width in self.widths[:-1])
+        return sum(ops.cast(is_wider, "int32") for is_wider in wider)
+
+    def _judge(self, state, drafts, width):
+        reading = self.verify(state, drafts, width)
+        verdict = self.accept(drafts, reading)
+        # The student's cache is not the branches' to hand on.
+        return self.commit(state, drafts, reading, verdict)._replace(
+            student_cache=()
+        )
+
+    def draft(self, state: State):
+        """The student writes after the end of each row, on approval.
+
+        Returns:
+            `(drafts, student_cache)`.
+        """
+        sequences = state.sequences
+        verifier, bonus = self.verifier, self.bonus
+        # No more than there is room for in the row that has most of it.
+        room = sequences.limits - sequences.ends
+        room = ops.max(ops.where(sequences.finished, 1, room))
+        count = ops.minimum(
+            self.draft_length.choose(state.acceptance_rate, self.student_cost),
+            ops.minimum(room, self.widths[-1] - bonus),
+        )
+
+        def body(i, token_ids, cache, drafted_logits):
+            written = sequences._replace(token_ids=token_ids)
+            logits, cache = next_logits(self.student, written, cache, ahead=i)
+            if verifier.compares_distributions:
+                drafted_logits = ops.slice_update(
+                    drafted_logits,
+                    (0, i, 0),
+                    ops.cast(logits, "float32")[:, None],
+                )
+            token = verifier.draft(logits)
+            # With a bonus token, the last draft is read but none follows it.
+            here = columns(token_ids) == (sequences.ends + i)[:, None]
+            here = here & (~sequences.finished & (i < count))[:, None]
+            token_ids = ops.where(here, token[:, None], token_ids)
+            return i + 1, token_ids, cache, drafted_logits
+
+        shape = (1, 1, 1)
+        if verifier.compares_distributions:
+            vocabulary_size = self.student.vocabulary_size
+            shape = (self.prompts.batch_size, self.widths[-1], vocabulary_size)
+        _, token_ids, cache, drafted_logits = while_loop(
+            lambda i, *_: i < count + bonus,
+            body,
+            (
+                ops.zeros((), "int32"),
+                sequences.token_ids,
+                state.student_cache,
+                ops.zeros(shape, "float32"),
+            ),
+            constants=self.student.model.variables,
+            states=verifier.variables,
+        )
+        sequences = sequences._replace(token_ids=token_ids)
+        return Drafts(sequences, count, drafted_logits), cache
+
+    def verify(self, state: State, drafts: Drafts, width: int) -> Reading:
+        """The teacher reads the drafts in one pass.
+
+        The window starts at the last token that stands, or earlier where the
+        row is nearly full: reading a token again changes nothing.
+        """
+        prompts, cache = self.prompts, state.teacher_cache
+        start = drafts.sequences.ends - 1 + prompts.offsets
+        start = ops.minimum(start, self.teacher.cache_length(cache) - width)
+        window = start[:, None] + ops.arange(width, dtype="int32")
+        positions = window - prompts.offsets[:, None]
+        tokens = self._at(drafts.sequences.token_ids, positions)
+        if prompts.teacher is not prompts:
+            prompt = ops.take_along_axis(
+                prompts.teacher.token_ids, window, axis=1
+            )
+            in_prompt = window < prompts.teacher.lengths[:, None]
+            tokens = ops.where(in_prompt, prompt, tokens)
+        logits, hidden_states, cache = self.teacher.extend_rows(
+            tokens, cache, start
+        )
+        return Reading(positions + 1, logits, hidden_states, cache)
+
+    def accept(self, drafts: Drafts, reading: Reading) -> Verdict:
+        """The rule decides, and the teacher replaces the first rejected."""
+        sequences, positions = drafts.sequences, reading.positions
+        index = positions - sequences.ends[:, None]
+        in_row = (positions < self.prompts.sequence_length) & (index >= 0)
+        is_draft = in_row & (index < drafts.count)
+        student_logits = None
+        if self.verifier.compares_distributions:
+            at = ops.clip(index, 0, self.widths[-1] - 1)
+            student_logits = ops.take_along_axis(
+                drafts.student_logits, at[..., None], axis=1
+            )
+        distributions = self.verifier.distributions(
+            reading.logits, student_logits
+        )
+        drafted = self._at(sequences.token_ids, positions)
+        accepted = self.verifier.accept(drafted, distributions) & is_draft
+        # Nothing stands yet where a bonus token goes: it cannot be accepted.
+        tested = in_row & (index < drafts.count + self.bonus)
+        stops = is_stop(drafted, self.stop_token_ids)
+        accepted, rejected = accept(tested, accepted, stops)
+
+        first = ops.argmax(ops.cast(rejected, "int32"), axis=1)[:, None]
+        replacement = self.verifier.replace(
+            [
+                ops.take_along_axis(x, first[..., None], axis=1)[:, 0]
+                for x in distributions
+            ],
+            ops.take_along_axis(is_draft, first, axis=1)[:, 0],
+        )
+        active = ops.cast(~sequences.finished, "int32")
+        num_accepted = ops.sum(ops.cast(accepted, "int32"), axis=1)
+        num_rejected = ops.sum(ops.cast(rejected & is_draft, "int32"), axis=1)
+        return Verdict(
+            num_accepted=active * num_accepted,
+            num_tested=active * (num_accepted + num_rejected),
+            replaces=ops.any(rejected, axis=1),
+            replacement=replacement,
+        )
+
+    def commit(
+        self, state: State, drafts: Drafts, reading: Reading, verdict: Verdict
+    ) -> State:
+        """Accepted drafts and the teacher's token become part of the row."""
+        active = ~state.sequences.finished
+        sequences = drafts.sequences.advance(
+            verdict.num_accepted, Source.STUDENT, self.stop_token_ids
+        ).append(
+            verdict.replacement,
+            Source.TEACHER,
+            self.stop_token_ids,
+            where=verdict.replaces,
+        )
+        return state._replace(
+            sequences=sequences,
+            teacher_cache=reading.cache,
+            teacher_hidden_states=_place(
+                reading.hidden_states,
+                reading.positions - 1,
+                state.teacher_hidden_states,
+                active,
+            ),
+            acceptance_rate=self.draft_length.update(
+                state.acceptance_rate,
+                verdict.num_accepted,
+                verdict.num_tested,
+            ),
+            num_tested=state.num_tested + verdict.num_tested,
+            num_teacher_calls=state.num_teacher_calls
+            + ops.cast(active, "int32"),
+        )
+
+    def _at(self, token_ids, positions):
+        positions = ops.clip(positions, 0, self.prompts.sequence_length - 1)
+        return ops.take_along_axis(token_ids, positions, axis=1)
+
+
+def _place(values, positions, sequences, where):
+    """Writes a run of vectors in each row, at consecutive positions."""
+    i = columns(sequences) - positions[:, :1]
+    here = (i >= 0) & (i < positions.shape[1]) & where[:, None]
+    i = ops.clip(i, 0, positions.shape[1] - 1)
+    written = ops.take_along_axis(values, i[..., None], axis=1)
+    return ops.where(here[..., None], written, sequences)

@@ -1,0 +1,103 @@
+"""One model writes every response."""
+
+from keras import ops
+
+from keras_skd._source import Source
+from keras_skd.decoding import _lockstep
+from keras_skd.decoding._cached_causal_lm import CachedCausalLM
+from keras_skd.decoding._control_flow import while_loop
+from keras_skd.decoding._prompts import Prompts
+from keras_skd.decoding._sampling import sample
+from keras_skd.decoding._sequences import Sequences
+
+
+def write(
+    model: CachedCausalLM,
+    sampler,
+    prompts: Prompts,
+    source: Source,
+    stop_token_ids: tuple[int, ...] = (),
+) -> Sequences:
+    """Lets one model write every response.
+
+    Each row is at its own position. Recurrent models cannot do that, and write
+    in lock-step.
+
+    Args:
+        model: a `CachedCausalLM`.
+        sampler: a `keras_hub.samplers.Sampler`.
+        prompts: `Prompts`.
+        source: `keras_skd.Source`, the model's role.
+        stop_token_ids: tuple of ints.
+
+    Returns:
+        `Sequences`, all finished.
+    """
+    if not model.can_roll_back:
+        return _lockstep.write(model, sampler, prompts, source, stop_token_ids)
+
+    sequences = Sequences.start(prompts)
+    cache = model.empty_cache(prompts.batch_size, 0)
+    for previous, length in cache_stages(prompts.sequence_length):
+        cache = model.grow_cache(cache, length)
+        cache = model.prefill(
+            prompts.token_ids, cache, previous, prompts.longest - 1
+        )
+
+        def fits(sequences, cache, length=length):
+            fits = sequences.finished | (sequences.ends <= length)
+            return ops.all(fits) & ~ops.all(sequences.finished)
+
+        def body(sequences, cache):
+            logits, cache = next_logits(model, sequences, cache)
+            token = sample(sampler, logits)
+            return sequences.append(token, source, stop_token_ids), cache
+
+        sequences, cache = while_loop(
+            fits,
+            body,
+            (sequences, cache),
+            constants=model.model.variables,
+            states=sampler.variables,
+        )
+    return sequences
+
+
+def next_logits(model, sequences, cache, ahead=0):
+    """Reads the last token of each row.
+
+    Args:
+        model: a `CachedCausalLM`.
+        sequences: `Sequences`.
+        cache: the model's cache of all tokens before.
+        ahead: int scalar. How many tokens after the row's end to take for part
+            of it. Defaults to 0.
+
+    Returns:
+        `(logits, cache)`, the logits of the next token, of shape
+        `(batch, vocabulary_size)`.
+    """
+    # A finished row has nothing to read: any position in the cache will do.
+    position = sequences.ends - 1 + ahead
+    position = ops.minimum(position, model.cache_length(cache) - 1)
+    tokens = ops.take_along_axis(sequences.token_ids, position[:, None], axis=1)
+    logits, _, cache = model.extend_rows(tokens, cache, position)
+    return logits[:, 0], cache
+
+
+def cache_stages(sequence_length, first=128, factor=4):
+    """The lengths that a cache grows through, each with the one before it.
+
+    Attention runs over the whole of a cache, written or not. So caches start
+    short, and grow when a row gets to their end.
+
+    Returns:
+        List of pairs `(previous, length)`, the first from 0, the last to
+        `sequence_length`.
+    """
+    lengths = [0]
+    while first < sequence_length:
+        lengths.append(first)
+        first *= factor
+    lengths.append(sequence_length)
+    return list(zip(lengths, lengths[1:]))
