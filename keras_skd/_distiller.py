@@ -147,6 +147,8 @@ class Distiller(RolloutTrainer, keras.Model):
         self.teacher = teacher
         self.teacher.trainable = False
         self.student = student
+        # As in KerasHub: it decides whether `compile` scales the loss.
+        self.dtype_policy = student.dtype_policy
         self.sequence_length = self._pack.sequence_length
         self.stop_token_ids = self._resolve_stop_token_ids(stop_token_ids)
         self.rollout = rollouts.get(
