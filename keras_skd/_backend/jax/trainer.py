@@ -1,6 +1,8 @@
 import jax
 import keras
 
+from keras_skd._backend.eager import eager_scope
+
 
 class RolloutTrainer:
     """Keras' JAX train step, on what a rollout wrote.
@@ -54,8 +56,8 @@ class RolloutTrainer:
             # During `fit`, the values are with the trainer.
             self.jax_state_sync()
             variables = [*self.variables, *states]
-            # With JIT disabled, loops run in Python, too.
-            with jax.disable_jit(self.run_eagerly):
+            eagerly = self.run_eagerly
+            with eager_scope(eagerly), jax.disable_jit(eagerly):
                 x, values = rollout_function([v.value for v in variables], x)
             for variable, value in zip(states, values):
                 variable.assign(value)
