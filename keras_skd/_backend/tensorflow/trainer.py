@@ -1,5 +1,7 @@
 import tensorflow as tf
 
+from keras_skd._backend.eager import eager_scope
+
 
 class RolloutTrainer:
     """Keras' TensorFlow train step, on what a rollout writes."""
@@ -34,8 +36,9 @@ class RolloutTrainer:
         )
 
         def rollout_function(x):
-            if self.run_eagerly:
+            if not self.run_eagerly:
+                return compiled(x)
+            with eager_scope(True):
                 return self.write(x, rollout)
-            return compiled(x)
 
         return rollout_function

@@ -1,7 +1,7 @@
 import torch
 
+from keras_skd._backend.eager import eager_scope
 from keras_skd._backend.torch.replay import frozen_weights
-from keras_skd._backend.torch.replay import no_replay
 
 
 class RolloutTrainer:
@@ -29,7 +29,7 @@ class RolloutTrainer:
     def make_rollout_function(self, rollout):
         @torch.no_grad()
         def rollout_function(x):
-            with no_replay() if self.run_eagerly else frozen_weights():
+            with eager_scope(self.run_eagerly), frozen_weights():
                 return self.write(x, rollout)
 
         return rollout_function
