@@ -1,7 +1,10 @@
 # make demo    distil a real model (KERAS_BACKEND=jax, tensorflow or torch)
 # make test    the test suite, once per backend, in TEST_WORKERS processes
+# make lint    ruff and mypy, as CI runs them
+# make format  let ruff mend and lay out what it can
+# make docs    guides and API reference, into site/; any warning is an error
+# make api     rewrite tests/public_api.txt, after a change that is meant
 # make bench   benchmarks, beside TRL and Transformers: takes hours
-# make lint    ruff, as CI runs it
 # make clean   remove what the above made, the environment included
 
 KERAS_BACKEND ?= jax
@@ -15,6 +18,7 @@ BENCH_ARGS ?=
 
 BACKENDS := jax tensorflow torch
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet
 
 # The versions that the project is tested with. Whether a PyTorch for the CPU
 # or for CUDA arrives is pip's configuration (an index or a wheel folder).
@@ -26,7 +30,7 @@ PINS := keras==3.15.1 keras-hub==0.32.0 transformers==5.23.* gguf==0.19.* \
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test $(BACKENDS:%=test-%) bench lint format clean
+.PHONY: demo test $(BACKENDS:%=test-%) lint format docs api bench clean
 
 demo: $(VENV)/demo-$(KERAS_BACKEND).stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/distill_smollm2.py $(DEMO_ARGS)
@@ -39,35 +43,51 @@ $(BACKENDS:%=test-%): test-%: $(VENV)/test.stamp
 	KERAS_BACKEND=$* $(BIN)/python -m pytest \
 		--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-bench: $(VENV)/test.stamp $(PEERS)/bench.stamp
-	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(BENCH_ARGS)
-
-lint: $(VENV)/test.stamp
+lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-format: $(VENV)/test.stamp
+format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Without the variable, the theme prints a notice of its own.
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+api: $(VENV)/test.stamp
+	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python -m tests.support.public_api
+
+bench: $(VENV)/test.stamp $(PEERS)/bench.stamp
+	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(BENCH_ARGS)
+
 clean:
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build dist site *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps: pip runs again only when what it should install has changed.
-$(VENV)/bin/python:
+# The stamps: pip runs again only when what it should install has changed. That
+# of pip itself is for environments older than dependency groups.
+$(VENV)/pip.stamp:
 	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/test.stamp: pyproject.toml Makefile | $(VENV)/bin/python
-	@echo "Installing into $(VENV), which takes minutes the first time."
-	$(BIN)/python -m pip install --quiet -e ".[dev,examples]" \
-		$(PINS) $(PIN_jax)
+	$(PIP) "pip>=25.1"
 	touch $@
 
-$(VENV)/demo-%.stamp: pyproject.toml Makefile | $(VENV)/bin/python
+$(VENV)/test.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp
 	@echo "Installing into $(VENV), which takes minutes the first time."
-	$(BIN)/python -m pip install --quiet -e ".[examples]" \
-		$(PINS) $(PIN_$*)
+	$(PIP) -e ".[examples]" --group test $(PINS) $(PIN_jax)
+	touch $@
+
+$(VENV)/demo-%.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp
+	@echo "Installing into $(VENV), which takes minutes the first time."
+	$(PIP) -e ".[examples]" $(PINS) $(PIN_$*)
+	touch $@
+
+# Both read the source, and need neither Keras nor a backend.
+$(VENV)/lint.stamp $(VENV)/docs.stamp: $(VENV)/%.stamp: \
+		pyproject.toml Makefile | $(VENV)/pip.stamp
+	$(PIP) --group $*
 	touch $@
 
 # What the benchmarks compare with, at its current release.

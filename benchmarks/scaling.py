@@ -21,7 +21,7 @@ from keras_skd.rollouts import Speculative
 
 matplotlib.use("agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 ACCEPTANCE = 0.9
 # What varies, its name on the axis and its values.

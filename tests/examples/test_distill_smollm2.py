@@ -25,8 +25,8 @@ def test_demo(causal_lm, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(smollm2, "load_teacher", lambda: causal_lm)
     monkeypatch.setattr(smollm2, "load_questions", questions)
     student = tmp_path / "student"
-    options = "--steps 4 --batch-size 16 --sequence-length 40".split()
-    options += ["--output", str(student)]
+    options = ["--steps", "4", "--batch-size", "16"]
+    options += ["--sequence-length", "40", "--output", str(student)]
     monkeypatch.setattr("sys.argv", ["distill_smollm2.py", *options])
 
     runpy.run_path(str(EXAMPLES / "distill_smollm2.py"), run_name="__main__")

@@ -79,7 +79,7 @@ def distribution(step, length, stop_token_ids=()):
     result = {}
 
     def extend(tokens, sources, probability, state):
-        if len(tokens) == length or tokens and tokens[-1] in stop_token_ids:
+        if len(tokens) == length or (tokens and tokens[-1] in stop_token_ids):
             key = tokens, sources
             result[key] = result.get(key, 0.0) + probability
             return
