@@ -211,7 +211,7 @@ def test_seeds():
     def choices(mixture):
         return [
             ops.convert_to_numpy(m.choose(50, 0)).tolist()
-            for m in (mixture, [*mixture.rollouts][0])
+            for m in (mixture, next(iter(mixture.rollouts)))
         ]
 
     one, other = make(), make()
