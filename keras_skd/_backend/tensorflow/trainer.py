@@ -1,29 +1,11 @@
 import tensorflow as tf
 
 from keras_skd._backend.eager import eager_scope
+from keras_skd._backend.stateful_trainer import StatefulTrainer
 
 
-class RolloutTrainer:
-    """Keras' TensorFlow train step, on what a rollout writes."""
-
-    def train_step(self, data):
-        rollout = self.rollout_function(self.batch_of(data))
-        self.measure(rollout)
-        logs = super().train_step((rollout,))
-        self.training_step.assign_add(1)
-        return logs
-
-    def test_step(self, data):
-        batch = self.batch_of(data)
-        if self.has_responses(batch):
-            logs = super().test_step((self.take_responses(batch),))
-            return self.without_rollout_metrics(logs)
-        rollout = self.rollout_function(batch)
-        self.measure(rollout)
-        return super().test_step((rollout,))
-
-    def sync_state(self):
-        """Nothing to do: the variables hold the state."""
+class RolloutTrainer(StatefulTrainer):
+    """The train step, with rollouts for TensorFlow."""
 
     def make_rollout_function(self, rollout):
         # Always by XLA, also where Keras leaves its own step to the graph
@@ -35,6 +17,7 @@ class RolloutTrainer:
             autograph=False,
         )
 
+<<<<<<< HEAD
         def rollout_function(x):
             if not self.run_eagerly:
                 return compiled(x)
@@ -42,3 +25,10 @@ class RolloutTrainer:
                 return self.write(x, rollout)
 
         return rollout_function
+=======
+
+def _lengths(element_spec):
+    """The number of columns of each tensor of a batch, `None` if not known."""
+    specs = tf.nest.flatten(element_spec)
+    return tuple(spec.shape[1] for spec in specs if spec.shape.rank == 2)
+>>>>>>> data
