@@ -8,12 +8,11 @@ from keras import ops
 from shapes import SEED
 from timing import timed
 
+from keras_skd import Source
 from keras_skd._objective.chunked_loss import ChunkedLoss
 from keras_skd.decoding import CachedCausalLM
 from keras_skd.decoding._sampling import sample
 from keras_skd.losses import ForwardKL
-
-PROMPT, STUDENT = 1, 2  # As in a rollout's "sources".
 
 
 def parts(bench, batch):
@@ -83,7 +82,7 @@ def parts(bench, batch):
         "token_ids": token_ids,
         "padding_mask": np.ones_like(response_mask),
         "response_mask": response_mask,
-        "sources": np.where(response_mask, STUDENT, PROMPT),
+        "sources": np.where(response_mask, Source.STUDENT, Source.PROMPT),
     }
     written = {k: ops.convert_to_tensor(v) for k, v in written.items()}
     loss = ChunkedLoss(ForwardKL(), teacher_lm, student_lm)

@@ -54,6 +54,7 @@ def make_function(variant, vocabulary_size, hidden_dim):
     from ours import make_model
     from shapes import Llama
 
+    from keras_skd import Source
     from keras_skd._backend import value_and_gradients
     from keras_skd._objective.chunked_loss import ChunkedLoss
     from keras_skd.decoding import CachedCausalLM
@@ -77,7 +78,7 @@ def make_function(variant, vocabulary_size, hidden_dim):
     rollout = {
         "token_ids": random.integers(2, vocabulary_size, shape),
         "response_mask": mask,
-        "sources": np.where(mask, 2, 1),
+        "sources": np.where(mask, Source.STUDENT, Source.PROMPT),
     }
     states = [
         # Large enough for distributions that are far from uniform.

@@ -24,11 +24,10 @@ from timing import interleave
 from timing import timed
 
 import keras_skd
+from keras_skd import Source
 from keras_skd.acceptance import TopK
 from keras_skd.rollouts import OnPolicy
 from keras_skd.rollouts import Speculative
-
-STUDENT, TEACHER = 2, 3  # Who wrote a token, as a rollout's "sources" say.
 
 
 class Controlled(keras_skd.acceptance.TeacherRule):
@@ -164,7 +163,8 @@ def write(distiller, batch, also=()):
         written = distiller.rollout_function(batch)
         who = ops.convert_to_numpy(written["sources"])
         seconds = time.perf_counter() - start
-        student, teacher = np.sum(who == STUDENT), np.sum(who == TEACHER)
+        student = np.sum(who == Source.STUDENT)
+        teacher = np.sum(who == Source.TEACHER)
         values = {"acceptance_rate": student / (student + teacher)}
         new_tokens = (student + teacher) / len(who)
         if "num_teacher_calls" in written:

@@ -21,8 +21,7 @@ import keras_hub
 import smollm2
 
 import keras_skd
-
-STUDENT, TEACHER = 2, 3  # Who wrote a token, as a rollout's "sources" say.
+from keras_skd import Source
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
 parser.add_argument("--steps", type=int, default=16, help="in 4 epochs")
@@ -86,8 +85,8 @@ def show(when):
         {"prompts": held_out["prompts"][: args.batch_size]}
     )
     # Each token that was rejected became one of the teacher's.
-    by_student = (rollout["sources"] == STUDENT).sum()
-    by_teacher = (rollout["sources"] == TEACHER).sum()
+    by_student = (rollout["sources"] == Source.STUDENT).sum()
+    by_teacher = (rollout["sources"] == Source.TEACHER).sum()
     acceptance_rate = by_student / (by_student + by_teacher)
     print(
         f"\n{when} [{time.time() - start:.0f} s]\n"
@@ -105,9 +104,9 @@ def response(rollout, row):
     tokens = zip(rollout["token_ids"][row], rollout["sources"][row])
     text = ""
     for source, run in itertools.groupby(tokens, key=lambda token: token[1]):
-        if source in (STUDENT, TEACHER):
+        if source in (Source.STUDENT, Source.TEACHER):
             words = tokenizer.detokenize([int(token) for token, _ in run])
-            text += marked(words) if source == TEACHER else words
+            text += marked(words) if source == Source.TEACHER else words
     return text
 
 

@@ -147,6 +147,8 @@ class Distiller(RolloutTrainer, keras.Model):
         self.teacher = teacher
         self.teacher.trainable = False
         self.student = student
+        # As in KerasHub: it decides whether `compile` scales the loss.
+        self.dtype_policy = student.dtype_policy
         self.sequence_length = self._pack.sequence_length
         self.stop_token_ids = self._resolve_stop_token_ids(stop_token_ids)
         self.rollout = rollouts.get(
@@ -162,6 +164,7 @@ class Distiller(RolloutTrainer, keras.Model):
         # Keras carries what it tracks from step to step, and saves it.
         self._rollout_variables = self.rollout.variables
         self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
+        self._mean_loss = keras.metrics.Mean(name="mean_loss")
         self._compile_for_decoding()
         # Until `compile` makes its own.
         self._objective = Objective(
@@ -242,6 +245,7 @@ class Distiller(RolloutTrainer, keras.Model):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
+        objective.check_accumulation(self.optimizer)
         self._objective = objective
         self._compile_for_decoding()
 
@@ -274,7 +278,14 @@ class Distiller(RolloutTrainer, keras.Model):
         loss = self._objective(y_pred, x, self.training_step, training)
         for additional in self.losses:
             loss = loss + ops.sum(ops.cast(additional, loss.dtype))
+        self._mean_loss.update_state(loss, self._objective.batch_weight(x))
         return loss
+
+    def get_metrics_result(self):
+        logs = super().get_metrics_result()
+        # Keras' own mean counts rows, not tokens.
+        logs["loss"] = logs.pop("mean_loss")
+        return logs
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if self._compile_metrics is not None:

@@ -55,7 +55,7 @@ class Registry:
         if isinstance(identifier, str):
             identifier = self._class_of_name(identifier)
         elif isinstance(identifier, dict):
-            identifier = keras.saving.deserialize_keras_object(identifier)
+            return self.deserialize(identifier)
         if isinstance(identifier, type) and issubclass(identifier, self.base):
             self._check_makes_itself(identifier)
             return identifier()
@@ -75,13 +75,17 @@ class Registry:
         """Returns the object that a config describes.
 
         Args:
-            config: dict, as `serialize()` returns it.
+            config: dict, as `serialize()` returns it. `"class_name"` may be
+                the short name of a class.
             custom_objects: dict from names to classes that are not registered
                 with Keras. Defaults to `None`.
 
         Raises:
             TypeError: if the config describes an object of another family.
         """
+        cls = self.classes.get(config.get("class_name"))
+        if cls is not None:
+            return cls.from_config(config["config"])
         return self.get(
             keras.saving.deserialize_keras_object(config, custom_objects)
         )

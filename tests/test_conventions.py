@@ -207,9 +207,9 @@ class TestConventions:
         own = vars(type(instance)).get("__init__", object.__init__)
         for name in inspect.signature(own).parameters:
             if name not in ("self", "kwargs", "args"):
-                assert re.search(rf"^ {{4}}\*{{0,2}}{name}\b.*:", doc, re.M), (
-                    name
-                )
+                assert re.search(
+                    rf"^ {{4}}\*{{0,2}}{name}\b.*:", doc, re.MULTILINE
+                ), name
 
 
 def test_a_class_of_ones_own():

@@ -213,6 +213,7 @@ def test_rollout_is_right_padded_and_typed(trained):
         "padding_mask": ("bool", (3, LENGTH)),
         "response_mask": ("bool", (3, LENGTH)),
         "sources": ("int32", (3, LENGTH)),
+        "draft_mask": ("bool", (3, LENGTH)),
     }
     mask = rollout["padding_mask"]
     assert (np.diff(mask.astype(int), axis=1) <= 0).all()

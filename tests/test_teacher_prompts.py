@@ -198,7 +198,7 @@ def test_equal_prompts_change_nothing(models):
     for key, value in plain.items():
         np.testing.assert_array_equal(privileged[key], value)
     assert {Source.STUDENT, Source.TEACHER} <= set(plain["sources"].ravel())
-    data = {k: v for k, v in plain.items() if k != "sources"}
+    data = {k: plain[k] for k in (*batch, "response_mask")}
     losses = [
         distiller.evaluate(x, batch_size=len(LENGTHS), verbose=0)
         for x in (data, _with_teacher_prompts(data, batch))

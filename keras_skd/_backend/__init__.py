@@ -28,6 +28,9 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras import tree
+
+from keras_skd._backend.eager import is_eager
 
 if keras.config.backend() == "jax":
     from keras_skd._backend import jax as backend
@@ -58,6 +61,12 @@ def vmap_rows(function: Callable[[Nested], Nested], elements: Nested) -> Nested:
     Returns:
         The outputs of `function`, stacked along a new first dimension.
     """
+    if is_eager():
+        rows = zip(*map(ops.unstack, tree.flatten(elements)))
+        rows = [tree.pack_sequence_as(elements, row) for row in rows]
+        return tree.map_structure(
+            lambda *results: ops.stack(results), *map(function, rows)
+        )
     with backend.vmap_scope():
         return ops.vectorized_map(function, elements)
 

@@ -133,7 +133,8 @@ class ChunkedLoss:
     def _differentiable_sum(self, constants, positions):
         """The function from states and head weights to the loss.
 
-        Its gradients are computed along with its value.
+        Its gradients are computed along with its value. They are added up and
+        scaled (by a `LossScaleOptimizer`) in float32.
         """
 
         @ops.custom_gradient
@@ -142,18 +143,11 @@ class ChunkedLoss:
                 chunk, chunk_constants = positions.chunk(
                     (states, constants), start
                 )
-
-                def value(chunk, *weights):
-                    with self._head_scope(weights):
-                        return self._chunk_value(
-                            self.student.logits(chunk), chunk_constants
-                        )
-
-                value, (chunk, *weight_gradients) = value_and_gradients(
-                    value, [chunk, *weights], weight_gradients
+                value, chunk, weight_gradients = self._chunk_gradients(
+                    chunk, weights, chunk_constants, weight_gradients
                 )
                 state_gradients = ops.slice_update(
-                    state_gradients, (start, 0), chunk
+                    state_gradients, (start, 0), ops.cast(chunk, "float32")
                 )
                 start = start + positions.chunk_size
                 return start, total + value, state_gradients, weight_gradients
@@ -162,20 +156,61 @@ class ChunkedLoss:
                 positions,
                 body,
                 ops.zeros((), "float32"),
-                ops.zeros_like(states),
-                [ops.zeros_like(w) for w in weights],
+                ops.zeros_like(states, "float32"),
+                [ops.zeros_like(w, "float32") for w in weights],
             )
 
             def gradient(*args, upstream=None):
                 upstream = args[0] if upstream is None else upstream
+                upstream = ops.cast(upstream, "float32")
                 return tuple(
-                    scale_in_place(g, ops.cast(upstream, g.dtype))
-                    for g in (state_gradients, *weight_gradients)
+                    ops.cast(scale_in_place(g, upstream), x.dtype)
+                    for g, x in zip(
+                        (state_gradients, *weight_gradients),
+                        (states, *weights),
+                    )
                 )
 
             return total, gradient
 
         return function
+
+    def _chunk_gradients(self, states, weights, constants, totals):
+        """The value of a chunk and its gradients.
+
+        Returns:
+            The value, the gradient in the states, and `totals` with the
+            gradients in the weights of the head added.
+        """
+
+        def project(states, *weights):
+            with self._head_scope(weights):
+                return self.student.logits(states)
+
+        if self.student.compute_dtype != "float16":
+            value, (states, *totals) = value_and_gradients(
+                lambda *args: self._chunk_value(project(*args), constants),
+                [states, *weights],
+                totals,
+            )
+            return value, states, totals
+        # In float16, the gradient of a logit would underflow: it is scaled on
+        # its way through the head.
+        logits = project(states, *weights)
+        value, (gradient,) = value_and_gradients(
+            lambda logits: self._chunk_value(logits, constants),
+            [ops.cast(logits, "float32")],
+        )
+        factor = _float16_factor(gradient, states)
+        gradient = ops.cast(gradient * factor, logits.dtype)
+        _, gradients = value_and_gradients(
+            lambda *args: ops.sum(project(*args) * gradient),
+            [states, *weights],
+        )
+        states, *gradients = (
+            ops.cast(g, "float32") / factor for g in gradients
+        )
+        return value, states, [t + g for t, g in zip(totals, gradients)]
 
     def _head_scope(self, weights=()):
         """Makes the heads read tensors in place of variables.
@@ -228,6 +263,20 @@ class ChunkedLoss:
             constants=self._variables,
         )
         return loop_vars
+
+
+def _float16_factor(gradient, states):
+    """The factor by which a gradient of logits fits the range of float16.
+
+    Products with the head are sums over a row of the gradient, those with the
+    states over a column. Below its maximum of 2**16, `2**11` leaves room for
+    heads with entries up to 32.
+    """
+    gradient = ops.abs(gradient)
+    states = ops.max(ops.abs(ops.cast(states, "float32")))
+    rows = ops.max(ops.sum(gradient, axis=1))
+    columns = ops.max(ops.sum(gradient, axis=0)) * ops.maximum(states, 1.0)
+    return 2.0**11 / ops.maximum(ops.maximum(rows, columns), 1e-30)
 
 
 def _stop_gradient(x):

@@ -1,3 +1,5 @@
+import warnings
+
 from keras_skd import losses
 from keras_skd._checks import check_integer
 from keras_skd._objective.chunked_loss import ChunkedLoss
@@ -87,6 +89,26 @@ class Objective:
                 layers, outputs["layers"], mask
             )
         return loss
+
+    def batch_weight(self, rollout):
+        """The weight of a rollout's loss in the mean over several rollouts."""
+        return self.loss.batch_weight(next_tokens(rollout)["response_mask"])
+
+    def check_accumulation(self, optimizer):
+        """Warns if Keras accumulates other gradients than a large batch has."""
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        reduction = self.loss.reduction
+        if (
+            optimizer.gradient_accumulation_steps
+            and reduction != "sequence_mean"
+        ):
+            warnings.warn(
+                "`gradient_accumulation_steps` averages the gradients of "
+                "batches with equal weights, which is not the gradient of one "
+                f"large batch with `reduction={reduction!r}`. It is with "
+                "`reduction='sequence_mean'`.",
+                stacklevel=3,
+            )
 
     def _teacher_states(self, rollout):
         """The teacher's final hidden states, and those of the layers."""

@@ -175,7 +175,9 @@ class _PackedPyDataset(keras.utils.PyDataset):
 
     def on_epoch_end(self):
         self.dataset.on_epoch_end()
-        self.skipped.report()
+        # Keras also calls this after a look at the first batches.
+        if len(self.skipped.counts) >= (self.num_batches or 1):
+            self.skipped.report()
 
 
 def _prepare_tf_data(dataset, pack, argument):

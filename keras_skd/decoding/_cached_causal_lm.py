@@ -106,8 +106,23 @@ class CachedCausalLM:
         Returns:
             Tensor of shape `(batch, length, hidden_dim)`.
         """
-        inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        inputs = self._inputs(token_ids, padding_mask)
         return self.model.backbone(inputs, training=training)
+
+    def _inputs(self, token_ids, padding_mask):
+        """What the backbone reads: text, and where it can see, no images."""
+        inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        for name, spec in self.model.backbone.input.items():
+            if name in ("vision_mask", "audio_mask"):
+                inputs[name] = ops.zeros_like(token_ids)
+            elif name == "position_ids":
+                positions = ops.arange(token_ids.shape[1], dtype="int32")
+                inputs[name] = positions + ops.zeros_like(token_ids)
+            elif name not in inputs:
+                shape = [0 if size is None else size for size in spec.shape]
+                shape[0] = ops.shape(token_ids)[0]
+                inputs[name] = ops.zeros(shape, dtype=spec.dtype)
+        return inputs
 
     def layer_reader(self, outputs):
         """`hidden_states` and those of other layers, in one forward pass.
@@ -123,7 +138,7 @@ class CachedCausalLM:
         reader = keras.Model(backbone.input, [backbone.output, *outputs])
 
         def read(token_ids, padding_mask, training=False):
-            inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+            inputs = self._inputs(token_ids, padding_mask)
             return reader(inputs, training=training)
 
         return read

@@ -41,7 +41,10 @@ class DistillationLoss(keras.losses.Loss, Configurable):
             each sequence, then over the batch (Eq. 1 of the paper below);
             `"token_mean"` the mean over all positions of the batch, so that
             long responses count for more; `"sum"` their sum; `"none"` or
-            `None` keeps them apart. Defaults to `"sequence_mean"`.
+            `None` keeps them apart. Under `gradient_accumulation_steps`, Keras
+            averages the gradients of batches with equal weights: that is the
+            gradient of one large batch for a `"sequence_mean"`, and not for
+            the others. Defaults to `"sequence_mean"`.
         name: string. Defaults to the name that the class is registered under,
             such as `"forward_kl"`.
         dtype: string. `"float32"` or `"float64"`. Defaults to `"float32"`.
@@ -285,6 +288,23 @@ class DistillationLoss(keras.losses.Loss, Configurable):
             totals = ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1.0)
             return weights / totals / ops.cast(ops.size(totals), self.dtype)
         return weights
+
+    def batch_weight(self, sample_weight: Tensor) -> Tensor:
+        """Returns the weight of a batch in the mean over several batches.
+
+        It is the number of tokens for a `"token_mean"`, so that the mean is
+        one over all tokens, and the number of rows for other reductions.
+
+        Args:
+            sample_weight: bool, int or float tensor `(batch, length)`.
+
+        Returns:
+            A scalar, in the dtype of the loss.
+        """
+        weights = ops.cast(sample_weight, self.dtype)
+        if self.reduction == "token_mean":
+            return ops.sum(weights)
+        return ops.cast(ops.shape(weights)[0], self.dtype)
 
     def get_config(self) -> dict:
         config = super().get_config()

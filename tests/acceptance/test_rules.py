@@ -342,7 +342,7 @@ def test_config_round_trip_of_a_schedule(make):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: acceptance.TopP(0), ValueError, ["`p`", "above 0", "0"]),
+        (lambda: acceptance.TopP(0), ValueError, ["`p`", "(0, 1]", "0"]),
         (lambda: acceptance.TopP(1.01), ValueError, ["`p`", "1.01"]),
         (lambda: acceptance.TopP("0.9"), TypeError, ["`p`", "'0.9'", "str"]),
         (

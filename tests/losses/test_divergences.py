@@ -6,6 +6,9 @@ import pytest
 from keras import ops
 
 from keras_skd import losses
+from keras_skd._log_space import LOG_ZERO
+from keras_skd._log_space import log_add_exp
+from keras_skd._log_space import safe_log
 from keras_skd._log_space import top_k_and_rest
 from tests.support import numerics
 from tests.support.numerics import kl
@@ -198,6 +201,68 @@ def test_bounds_are_met_by_models_that_share_no_token(loss, bound):
     disjoint, overlapping = _numpy(loss.call(teacher, student))
     np.testing.assert_allclose(disjoint, bound, rtol=1e-5)
     assert overlapping < 0.9 * bound
+
+
+# Losses of a mixture whose parts are equal, for models that give two tokens 0.9
+# and 0.1 of their probability, and 0.1 and 0.9: formula and gradient.
+TIES = {
+    "skew_kl": (
+        losses.SkewKL(0.1),
+        lambda p, q: kl(p, 0.1 * p + 0.9 * q),
+        [-0.3951, 0.3951],
+    ),
+    "jsd": (
+        losses.GeneralizedJSD(0.1),
+        lambda p, q: _jsd(0.1)(p, q, None),
+        [-0.0552, 0.0552],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_gradient_where_the_parts_of_a_mixture_tie(name):
+    loss, formula, expected = TIES[name]
+    teacher = np.tile(np.log([0.9, 0.1]), (2, 4, 1)).astype("float32")
+    student = np.tile(np.log([0.1, 0.9]), (2, 4, 1)).astype("float32")
+    gradient = numerics.gradient(
+        lambda x: ops.sum(loss.call(teacher, x)), student
+    )
+    right = numerics.finite_differences(
+        lambda x: formula(numerics.softmax(teacher), numerics.softmax(x)).sum(),
+        student,
+    )
+    np.testing.assert_allclose(gradient, right, rtol=1e-3)
+    np.testing.assert_allclose(gradient[0, 0], expected, atol=1e-4)
+
+
+def test_log_add_exp_and_its_gradient():
+    x = np.array([0, -1, LOG_ZERO, LOG_ZERO, -50, -3], "float32")
+    y = np.array([0, -1, LOG_ZERO, -2, -1, -50], "float32")
+    np.testing.assert_allclose(
+        _numpy(log_add_exp(ops.array(x), ops.array(y))),
+        np.logaddexp(x.astype("float64"), y),
+        rtol=1e-6,
+    )
+    for own, other in ((x, y), (y, x)):
+        gradient = numerics.gradient(
+            lambda a, other=other: ops.sum(log_add_exp(a, ops.array(other))),
+            own,
+        )
+        expected = 1 / (
+            1 + np.exp(np.minimum(other.astype("float64") - own, 700))
+        )
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-12)
+
+
+def test_safe_log_and_its_gradient():
+    p = np.array([0, 1e-30, 0.5, 1], "float32")
+    np.testing.assert_allclose(
+        _numpy(safe_log(ops.array(p))),
+        [LOG_ZERO, np.log(1e-30), np.log(0.5), 0],
+        rtol=1e-6,
+    )
+    gradient = numerics.gradient(lambda x: ops.sum(safe_log(x)), p)
+    np.testing.assert_allclose(gradient, [0, 1e30, 2, 1], rtol=1e-5)
 
 
 def test_skew_losses_at_alpha_0_are_the_plain_divergences():

@@ -1,6 +1,8 @@
 import jax
 import keras
 
+from keras_skd._backend.eager import eager_scope
+
 _GROUPS = (
     "trainable_variables",
     "non_trainable_variables",
@@ -90,7 +92,8 @@ class RolloutTrainer:
             variables = [*self.variables, *states]
             values = [v.value for v in variables]
             # With JIT disabled, loops run in Python, too.
-            with jax.disable_jit(self.run_eagerly):
+            eagerly = self.run_eagerly
+            with eager_scope(eagerly), jax.disable_jit(eagerly):
                 written, values = rollout_function(values, batch)
             for variable, value in zip(states, values):
                 variable.assign(value)

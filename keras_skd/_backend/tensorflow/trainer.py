@@ -1,27 +1,39 @@
 import tensorflow as tf
 
+from keras_skd._backend.eager import eager_scope
+from keras_skd._backend.stateful_trainer import StatefulTrainer
 
-class RolloutTrainer:
-    """Keras' TensorFlow train step, on what a rollout writes."""
 
-    def train_step(self, data):
-        rollout = self.rollout_function(self.batch_of(data))
-        self.measure(rollout)
-        logs = super().train_step((rollout,))
-        self.training_step.assign_add(1)
-        return logs
+class RolloutTrainer(StatefulTrainer):
+    """The train step, with rollouts for TensorFlow."""
 
-    def test_step(self, data):
-        batch = self.batch_of(data)
-        if self.has_responses(batch):
-            logs = super().test_step((self.take_responses(batch),))
-            return self.without_rollout_metrics(logs)
-        rollout = self.rollout_function(batch)
-        self.measure(rollout)
-        return super().test_step((rollout,))
+    def _make_function(self, step_function):
+        """Keras' function of a step, and one for each length of the rows.
 
-    def sync_state(self):
-        """Nothing to do: the variables hold the state."""
+        A rollout must know the length when it is traced. Keras traces batches
+        of different lengths once for all, without it.
+        """
+        make = super()._make_function
+        of_one_length, by_length = make(step_function), {}
+
+        def function(iterator):
+            if None not in _lengths(getattr(iterator, "element_spec", ())):
+                return of_one_length(iterator)
+            outputs = None
+            for _ in range(self.steps_per_execution):
+                data = next(iterator, None)
+                if data is None:
+                    break
+                batch = tf.data.Dataset.from_tensors(data)
+                lengths = _lengths(batch.element_spec)
+                if lengths not in by_length:
+                    by_length[lengths] = make(step_function)
+                outputs = by_length[lengths](iter(batch))
+            if outputs is None:
+                raise StopIteration
+            return outputs
+
+        return function
 
     def make_rollout_function(self, rollout):
         # Always by XLA, also where Keras leaves its own step to the graph
@@ -34,8 +46,15 @@ class RolloutTrainer:
         )
 
         def rollout_function(x):
-            if self.run_eagerly:
+            if not self.run_eagerly:
+                return compiled(x)
+            with eager_scope(True):
                 return self.write(x, rollout)
-            return compiled(x)
 
         return rollout_function
+
+
+def _lengths(element_spec):
+    """The number of columns of each tensor of a batch, `None` if not known."""
+    specs = tf.nest.flatten(element_spec)
+    return tuple(spec.shape[1] for spec in specs if spec.shape.rank == 2)

@@ -9,35 +9,26 @@ import keras
 import torch
 from keras import tree
 
+from keras_skd._backend.eager import is_eager
 from keras_skd._backend.torch.graph import Graph
 from keras_skd._backend.torch.vmap import vmap_scope
 
-# Where replays keep the weights they have read: `None` is nowhere.
+# Where replays keep the weights that they read: `None` is nowhere.
 _weights = ContextVar("weights", default=None)
-_is_enabled = ContextVar("is_enabled", default=True)
 
 
+@contextlib.contextmanager
 def frozen_weights():
     """A context in which no weight changes, so that each is read only once.
 
     To list and read the variables of a small student takes half as long as one
     of its steps.
     """
-    return _set(_weights, {})
-
-
-def no_replay():
-    """A context in which replayed functions run as they were written."""
-    return _set(_is_enabled, False)
-
-
-@contextlib.contextmanager
-def _set(context_variable, value):
-    token = context_variable.set(value)
+    token = _weights.set({})
     try:
         yield
     finally:
-        context_variable.reset(token)
+        _weights.reset(token)
 
 
 def replay(function, variables, donate_argnum=None):
@@ -69,7 +60,7 @@ def replay(function, variables, donate_argnum=None):
 
     @torch.no_grad()
     def call(*arguments):
-        if not _is_enabled.get():
+        if is_eager():
             return function(*arguments)
         read = _weights.get()
         read = {} if read is None else read

@@ -1,0 +1,24 @@
+class StatefulTrainer:
+    """Keras' train step on what a rollout writes, where variables hold state.
+
+    A subclass adds `make_rollout_function`.
+    """
+
+    def train_step(self, data):
+        rollout = self.rollout_function(self.batch_of(data))
+        self.measure(rollout)
+        logs = super().train_step((rollout,))
+        self.training_step.assign_add(1)
+        return logs
+
+    def test_step(self, data):
+        batch = self.batch_of(data)
+        if self.has_responses(batch):
+            logs = super().test_step((self.take_responses(batch),))
+            return self.without_rollout_metrics(logs)
+        rollout = self.rollout_function(batch)
+        self.measure(rollout)
+        return super().test_step((rollout,))
+
+    def sync_state(self):
+        """Nothing to do: see the JAX trainer."""

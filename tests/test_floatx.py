@@ -1,0 +1,57 @@
+"""Everything that decodes works at every `keras.config.floatx()`."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_skd
+from keras_skd import acceptance
+from keras_skd import rollouts
+from tests.support.writing import prompts
+from tests.support.writing import random_causal_lm
+
+BATCH = prompts([1, 4, 2], 8)
+ROLLOUTS = {
+    "speculative": lambda: rollouts.Speculative(acceptance.TopK(12)),
+    "lossless": lambda: rollouts.Speculative("lossless"),
+    "segments": lambda: rollouts.Segments((3, 4, 5), threshold=-3.0),
+    "mixture": lambda: rollouts.Mixture(
+        {
+            "on_policy": 1,
+            rollouts.Speculative("typical", decoding="lockstep"): 1,
+            "teacher": 1,
+        }
+    ),
+}
+
+
+@pytest.fixture(params=["bfloat16", "float16", "float64"])
+def floatx(request):
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(request.param)
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+@pytest.mark.parametrize("name", ROLLOUTS)
+def test_rollouts_and_training(floatx, name):
+    if floatx == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless it is told to")
+    distiller = keras_skd.Distiller(
+        random_causal_lm("llama", 0, num_layers=1),
+        random_causal_lm("gpt2", 1, num_layers=1),
+        rollout=ROLLOUTS[name](),
+        seed=1,
+    )
+    assert distiller.student.compute_dtype == floatx
+    distiller.compile(optimizer=keras.optimizers.SGD(1e-3))
+    history = distiller.fit(BATCH, verbose=0, validation_data=BATCH).history
+    assert all(np.isfinite(values).all() for values in history.values())
+    assert history["response_length"][0] == pytest.approx(
+        BATCH["token_ids"].shape[1] - 7 / 3, rel=0.01
+    )
+    if name == "speculative":
+        outputs = distiller.generate(BATCH, sampler="top_k")
+        assert outputs["padding_mask"].all()
