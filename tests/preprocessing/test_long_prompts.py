@@ -184,8 +184,7 @@ def test_skipped_in_streams(preprocessor, make, batch_size):
     with pytest.warns(
         UserWarning, match="Skipped 2 of 5 prompts in `validation_data`"
     ) as caught:
-        batches = _read(packed)
-        _read(packed)
+        batches, _ = (_read(packed) for _ in range(2))
     assert len(caught) == 1
     sizes = [len(batch["token_ids"]) for batch in batches]
     expected = {
