@@ -118,7 +118,8 @@ class ChunkedLoss:
         )
         weights = constants["weights"]
         # Not a product alone: zero times infinity is not a number.
-        return ops.sum(ops.where(weights == 0, 0.0, values) * weights)
+        value = ops.sum(ops.where(weights == 0, 0.0, values) * weights)
+        return ops.cast(value, "float32")
 
     def _sum(self, states, constants, positions):
         def body(start, total):
@@ -247,7 +248,7 @@ class ChunkedLoss:
             ]
             return start + positions.chunk_size, *log_probs
 
-        zeros = ops.zeros_like(constants["weights"])
+        zeros = ops.zeros_like(constants["weights"], "float32")
         states = _stop_gradient(states)
         teacher, student = self._loop(positions, body, zeros, zeros)
         return {

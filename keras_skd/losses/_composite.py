@@ -107,14 +107,15 @@ class WeightedSum(_Composite):
         self, teacher_logits, student_logits, token_ids, sources, context
     ):
         contexts = context or [None] * len(self.losses)
-        return sum(
-            weight
-            * loss.position_values(
+        parts = [
+            loss.position_values(
                 teacher_logits, student_logits, token_ids, sources, part
             )
-            for weight, loss, part in zip(
-                self.weights, self.losses, contexts, strict=True
-            )
+            for loss, part in zip(self.losses, contexts, strict=True)
+        ]
+        return sum(
+            weight * ops.cast(part, self.dtype)
+            for weight, part in zip(self.weights, parts)
         )
 
     def get_config(self) -> dict:

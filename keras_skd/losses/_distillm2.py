@@ -235,6 +235,7 @@ class DistiLLM2(Divergence):
             self.epochs * self.steps_per_epoch,
             self.beta,
         )
+        beta = ops.cast(beta, self.dtype)
         return {
             "alpha": ops.where(epoch < 1, self.alpha, alpha),
             "weight": ops.where(by_student, beta, 1.0 - beta),

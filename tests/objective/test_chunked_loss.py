@@ -156,6 +156,13 @@ def _assert_equal(whole, chunked):
         losses.WeightedSum(["total_variation", DISTILLM2], weights=[1.0, 0.5]),
         losses.SkewKL(top_k_targets=5, source_weights={"teacher": 2.0}),
         losses.AdaptiveKL(reduction="sum"),
+        losses.WeightedSum(
+            [
+                losses.ForwardKL(dtype="float64"),
+                losses.DistiLLM2(4, epochs=8, beta=0.1, dtype="float64"),
+            ],
+            name="float64",
+        ),
     ],
     ids=lambda loss: loss.name,
 )

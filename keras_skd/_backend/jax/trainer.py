@@ -35,17 +35,21 @@ class RolloutTrainer:
         return logs, (trainable, non_trainable, optimizer, metrics)
 
     def test_step(self, state, data):
-        trainable, non_trainable, metrics = state
         batch = self.batch_of(data)
-        if self.has_responses(batch):
-            data = (self.take_responses(batch),)
-            logs, state = super().test_step(state, data)
-            return self.without_rollout_metrics(logs), state
+        has_responses = self.has_responses(batch)
         rollout, non_trainable, metrics = self._stateless(
-            lambda: self._write_and_measure(data), *state
+            lambda: (
+                self.take_responses(batch)
+                if has_responses
+                else self._write_and_measure(data)
+            ),
+            *state,
         )
-        state = trainable, non_trainable, metrics
-        return super().test_step(state, (rollout,))
+        state = state[0], non_trainable, metrics
+        logs, state = super().test_step(state, (rollout,))
+        if has_responses:
+            logs = self.without_rollout_metrics(logs)
+        return logs, state
 
     def _write_and_measure(self, data):
         rollout = self.write(self.batch_of(data), self.rollout)
