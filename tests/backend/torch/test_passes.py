@@ -6,23 +6,19 @@ if keras.config.backend() != "torch":
 
 import torch
 
-from keras_skd._backend import replay
 from keras_skd._backend.torch.graph import Graph
-from keras_skd._backend.torch.replay import frozen_weights
-from keras_skd.decoding import CachedCausalLM
-from tests.support.writing import random_causal_lm
 
 aten = torch.ops.aten
 
 
 def operations(graph):
-    """The functions that a replay calls, in their order."""
+    """The functions that a graph calls, in order."""
     nodes = graph.module.graph.nodes
     return [node.target for node in nodes if node.op == "call_function"]
 
 
 def trace(function, *arguments, donate_argnum=None):
-    """The graph of a function without weights, and how to call it."""
+    """The graph of a function without weights, and a way to call it."""
     graph = Graph(
         lambda weights, *args: function(*args),
         [],
@@ -34,9 +30,9 @@ def trace(function, *arguments, donate_argnum=None):
 
 @torch.no_grad()
 def check(function, *arguments):
-    """Traces a function, and sees to it that it is still the same."""
+    """Traces a function, and checks that its results stay the same."""
     graph, run = trace(function, *arguments)
-    # With other values than it was traced with, too.
+    # Also with values that it was not traced with.
     for factor in (1, 3):
         args = [factor * x for x in arguments]
         before = [x.clone() for x in args]
@@ -47,7 +43,7 @@ def check(function, *arguments):
     return graph
 
 
-def test_equal_operations_are_done_once():
+def test_common_subexpressions_are_eliminated():
     def function(x):
         first = torch.cos(x + 2.0) * torch.arange(3)
         second = torch.cos(x + 2.0) * torch.arange(3)
@@ -57,7 +53,7 @@ def test_equal_operations_are_done_once():
     assert targets.count(aten.cos.default) == 2
 
 
-def test_what_is_always_the_same_is_done_once_and_for_all():
+def test_constants_are_hoisted():
     def function(x):
         angles = torch.arange(6.0) / 7
         return x * torch.outer(angles.cos(), angles.sin())[1:3], angles
@@ -66,7 +62,7 @@ def test_what_is_always_the_same_is_done_once_and_for_all():
     assert operations(graph) == [torch.mul]
 
 
-def test_numbers_of_different_types_are_not_equal():
+def test_constants_of_different_dtypes_are_kept_apart():
     def function(x):
         return torch.full((2,), 1), torch.full((2,), True), x + 1, x + 1.0
 
@@ -76,7 +72,7 @@ def test_numbers_of_different_types_are_not_equal():
     assert dtypes == [torch.int64, torch.bool, torch.int64, torch.float32]
 
 
-def test_random_numbers_are_not_equal():
+def test_random_numbers_are_drawn_at_each_call():
     def function(x):
         return torch.rand_like(x), torch.rand_like(x)
 
@@ -90,7 +86,7 @@ def test_random_numbers_are_not_equal():
     assert not torch.equal(run(torch.zeros(8)), run(torch.zeros(8)))
 
 
-def test_copies_that_are_written_to_are_still_copies():
+def test_copies_that_are_written_to_are_kept_apart():
     def function(x, index):
         first, second = x.clone(), x.clone()
         first[index] = 7.0
@@ -101,7 +97,7 @@ def test_copies_that_are_written_to_are_still_copies():
     check(function, torch.randn(6, 4), torch.tensor([1]))
 
 
-def test_what_is_not_returned_is_not_done():
+def test_no_ops_and_dead_code_are_removed():
     def function(x, weights):
         _ = x @ weights
         return x.permute(1, 0).clone().reshape(-1).view(2, -1)
@@ -111,7 +107,7 @@ def test_what_is_not_returned_is_not_done():
 
 
 def rewritten(cache, values, index, layers=(0, 1, 2)):
-    """A cache with other values at an index, as KerasHub makes it."""
+    """A cache with new values at an index, as KerasHub makes it."""
     parts = []
     for i in layers:
         part = []
@@ -127,7 +123,7 @@ CACHE = torch.arange(2 * 3 * 2 * 5 * 4.0).reshape(2, 3, 2, 5, 4)
 VALUES, INDEX = -torch.ones(2, 1, 4), torch.tensor([[3], [1]])
 
 
-def test_a_donated_cache_is_written_to():
+def test_a_donated_cache_is_updated_in_place():
     graph, run = trace(rewritten, CACHE, VALUES, INDEX, donate_argnum=0)
     cache = CACHE.clone()
     result = run(cache, VALUES, INDEX)
@@ -139,11 +135,11 @@ def test_a_donated_cache_is_written_to():
 @pytest.mark.parametrize(
     "function",
     [
-        # Layers in another order.
+        # Layers in a different order.
         lambda *args: rewritten(*args, layers=(0, 2, 1)),
         # Layers are missing.
         lambda *args: rewritten(*args, layers=(0, 1)),
-        # What was written over is read.
+        # The old values are read, too.
         lambda cache, *args: (rewritten(cache, *args), cache[:, 0, 0] + 1),
         lambda cache, *args: (rewritten(cache, *args), cache[:, 1] + 1),
         lambda cache, *args: (rewritten(cache, *args), cache * 2),
@@ -151,11 +147,11 @@ def test_a_donated_cache_is_written_to():
             rewritten(cache, *args),
             torch.stack([cache[:, 0, 0], cache[:, 0, 1]]),
         ),
-        # In another shape.
+        # In a different shape.
         lambda *args: rewritten(*args).transpose(1, 2),
     ],
 )
-def test_what_is_not_the_donated_cache_is_another(function):
+def test_other_results_leave_a_donated_cache_alone(function):
     _, run = trace(function, CACHE, VALUES, INDEX, donate_argnum=0)
     cache = CACHE.clone()
     torch.testing.assert_close(
@@ -164,12 +160,12 @@ def test_what_is_not_the_donated_cache_is_another(function):
     assert torch.equal(cache, CACHE)
 
 
-def test_what_is_not_donated_is_not_written_to():
+def test_a_cache_is_not_written_to_unless_donated():
     check(lambda cache, values: rewritten(cache, values, INDEX), CACHE, VALUES)
 
 
 @pytest.mark.parametrize("mask_heads", [1, 6])
-def test_repeated_keys_are_not_repeated(mask_heads):
+def test_grouped_query_attention_repeats_no_keys(mask_heads):
     def function(query, keys, values, mask):
         keys, values = (
             x.repeat_interleave(3, dim=2).transpose(1, 2)
@@ -195,7 +191,7 @@ def test_repeated_keys_are_not_repeated(mask_heads):
     assert inputs == {(2, 2, 5, 8)}
 
 
-def test_large_products_are_onednns():
+def test_large_products_are_left_to_onednn():
     if not torch.backends.mkldnn.is_available():
         pytest.skip("PyTorch was built without oneDNN")
 
@@ -213,61 +209,3 @@ def test_large_products_are_onednns():
     onednn = torch.ops.mkldnn._linear_pointwise.default
     assert targets.count(onednn) == 2
     assert targets.count(torch.mm) == 1
-
-
-def test_rows_share_products_and_attention():
-    """A product for each row would read the weights once for each of them."""
-    lm = CachedCausalLM(random_causal_lm("llama"))
-    rows = 3
-    arguments = (
-        torch.ones((rows, 2), dtype=torch.int32),
-        lm.empty_cache(rows, 8),
-        torch.tensor([0, 2, 5]),
-    )
-    with torch.no_grad():
-        graph, _ = trace(lambda *args: lm._map_rows(*args), *arguments)
-    targets = operations(graph)
-    assert aten.bmm.default not in targets
-    attention = aten._scaled_dot_product_flash_attention_for_cpu.default
-    assert targets.count(attention) == lm.model.backbone.num_layers
-
-
-def test_what_cannot_be_traced_runs_as_it_is():
-    def function(x):
-        return x * 2 if float(x.sum()) > 0 else x * 3
-
-    call = replay(function, list)
-    with pytest.warns(UserWarning, match="cannot be traced"):
-        assert float(call(torch.tensor(1.0))) == 2.0
-    assert float(call(torch.tensor(-1.0))) == -3.0
-
-
-def test_replays_read_the_variables_of_the_day():
-    variable = keras.Variable([1.0, 2.0])
-    call = replay(lambda x: x * variable, lambda: [variable])
-    x = torch.tensor([1.0, 1.0])
-    with torch.no_grad():
-        assert call(x).tolist() == [1.0, 2.0]
-        variable.assign([3.0, 4.0])
-        assert call(x).tolist() == [3.0, 4.0]
-        # Another shape is another graph.
-        assert call(x[None]).tolist() == [[3.0, 4.0]]
-
-
-def test_frozen_weights_are_read_again_after():
-    variable = keras.Variable([1.0, 2.0])
-    lists = []
-
-    def variables():
-        lists.append([variable])
-        return lists[-1]
-
-    call = replay(lambda x: x * variable, variables)
-    x = torch.tensor([1.0, 1.0])
-    with torch.no_grad():
-        for values in ([1.0, 2.0], [3.0, 4.0]):
-            variable.assign(values)
-            with frozen_weights():
-                assert call(x).tolist() == values
-                assert call(x + 0).tolist() == values
-    assert len(lists) == 2
