@@ -46,7 +46,8 @@ class Distiller(RolloutTrainer, keras.Model):
     Args:
         teacher: a `keras_hub.models.CausalLM`, the model to learn from.
         student: a `keras_hub.models.CausalLM` with the same tokenizer, the
-            model to train.
+            model to train. Its encoders of images and sounds are frozen, as
+            they have no part in text.
         rollout: a `keras_skd.rollouts.Rollout` or its name, who writes the
             responses. Defaults to `keras_skd.rollouts.Speculative()`.
         preprocessor: a `keras_hub.models.CausalLMPreprocessor`, which
@@ -149,6 +150,10 @@ class Distiller(RolloutTrainer, keras.Model):
         self.student = student
         # As in KerasHub: it decides whether `compile` scales the loss.
         self.dtype_policy = student.dtype_policy
+        for name in ("vision_encoder", "audio_encoder"):
+            # Text has no gradients for them, only weight decay.
+            if getattr(student.backbone, name, None) is not None:
+                getattr(student.backbone, name).trainable = False
         self.sequence_length = self._pack.sequence_length
         self.stop_token_ids = self._resolve_stop_token_ids(stop_token_ids)
         self.rollout = rollouts.get(

@@ -4,6 +4,8 @@ import keras
 import keras_hub
 import pytest
 
+import keras_skd
+from keras_skd._compatibility import shared_vocabulary_size
 from tests.support import bad_input
 
 
@@ -131,4 +133,83 @@ def _preprocessor(vocabulary):
     ],
 )
 def test_models(m, call, error, words):
+    bad_input.check(m, call, error, words)
+
+
+# Heads that are padded to different sizes, over the same tokenizer.
+
+
+def _pair(sizes, preprocessors):
+    return [
+        bad_input.gpt2(size, preprocessor=preprocessor)
+        for size, preprocessor in zip(sizes, preprocessors)
+    ]
+
+
+@pytest.mark.parametrize("sizes", [(40, 48), (48, 40), (40, 40)])
+def test_the_vocabulary_is_that_of_the_smaller_head(sizes):
+    # Two tokenizers of one vocabulary, as from two presets.
+    preprocessors = [_preprocessor({"a": 1, "b": 2}) for _ in range(2)]
+    pair = _pair(sizes, preprocessors)
+    assert shared_vocabulary_size(*pair) == 40
+    assert shared_vocabulary_size(*pair, vocabulary_size=36) == 36
+    distiller = keras_skd.Distiller(*pair)
+    assert distiller.vocabulary_size == 40
+
+
+def test_without_tokenizers_the_vocabulary_is_asked_for():
+    pair = _pair((40, 48), (None, None))
+    assert shared_vocabulary_size(*pair, vocabulary_size=40) == 40
+    distiller = keras_skd.Distiller(*pair, vocabulary_size=40)
+    assert distiller.vocabulary_size == 40
+    # Token ids and stop tokens are checked against it.
+    with pytest.raises(ValueError, match="vocabulary of 40 tokens.*the id 40"):
+        distiller.generate_rollout(bad_input.ids(token_ids=[[40] * 8] * 2))
+    with pytest.raises(ValueError, match="vocabulary of 40 tokens"):
+        keras_skd.Distiller(*pair, vocabulary_size=40, stop_token_ids=(40,))
+    # A tokenizer of one of the two says nothing about the other.
+    pair = _pair((40, 48), (_preprocessor({"a": 1}), None))
+    with pytest.raises(ValueError, match="no tokenizers to compare"):
+        shared_vocabulary_size(*pair)
+
+
+@bad_input.cases(
+    [
+        (
+            "sizes that nobody asked for",
+            lambda m: m.make(m.teacher, bad_input.llama(vocabulary_size=40)),
+            ValueError,
+            ["teacher of 32", "student of 40", "`vocabulary_size=32`"],
+        ),
+        (
+            "more than the smaller head has",
+            lambda m: m.make(
+                m.teacher,
+                bad_input.llama(vocabulary_size=40),
+                vocabulary_size=33,
+            ),
+            ValueError,
+            ["`vocabulary_size`", "at most 32", "33"],
+        ),
+        (
+            "no token",
+            lambda m: m.make(vocabulary_size=0),
+            ValueError,
+            ["`vocabulary_size`", "at least 2", "0"],
+        ),
+        (
+            "a float",
+            lambda m: m.make(vocabulary_size=32.0),
+            TypeError,
+            ["`vocabulary_size`", "32.0", "float"],
+        ),
+        (
+            "True",
+            lambda m: m.make(vocabulary_size=True),
+            TypeError,
+            ["`vocabulary_size`", "True", "bool"],
+        ),
+    ],
+)
+def test_vocabulary_size(m, call, error, words):
     bad_input.check(m, call, error, words)

@@ -55,6 +55,10 @@ def _name(weight):
     return weight.path.split("/", 1)[1]
 
 
+def _arrays(layer):
+    return [np.array(ops.convert_to_numpy(w)) for w in layer.weights]
+
+
 def _data():
     prompts = writing.prompts([2, 3, 4], LENGTH)
     return {
@@ -94,12 +98,19 @@ def test_losses_are_those_of_the_text_model(models, who):
 
 def test_rollouts_are_scored(models):
     distiller = keras_skd.Distiller(*models[0], stop_token_ids=(STOP,), seed=1)
-    distiller.compile(optimizer=keras.optimizers.Adam(1e-2))
+    distiller.compile(optimizer=keras.optimizers.AdamW(1e-2, 0.5))
+    backbone = distiller.student.backbone
+    before = _arrays(backbone), _arrays(backbone.vision_encoder)
     history = distiller.fit(
         writing.prompts([2, 3, 4], LENGTH), verbose=0
     ).history
     assert np.isfinite(history["loss"]).all()
     assert history["response_length"][0] > 0
+    after = _arrays(backbone), _arrays(backbone.vision_encoder)
+    assert any((x != y).any() for x, y in zip(before[0], after[0]))
+    # What has no part in text is not even decayed.
+    for x, y in zip(before[1], after[1]):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_gemma4_takes_positions():

@@ -50,6 +50,8 @@ def check_keys(batch, strings):
 
 def to_array(key, value):
     """One column as a NumPy array."""
+    if hasattr(value, "to_list"):  # A ragged tensor.
+        value = value.to_list()
     is_sequence = hasattr(value, "__iter__") and not hasattr(
         value, "element_spec"
     )

@@ -109,7 +109,7 @@ def pack_generate_inputs(inputs, pack, max_length=None):
     is_single = _is_single(inputs.get("prompts"))
     if is_single:
         inputs = {
-            key: np.array([value], dtype=object) if _is_single(value) else value
+            key: _in_list(value) if _is_single(value) else value
             for key, value in inputs.items()
         }
     with _naming("inputs"):
@@ -118,6 +118,11 @@ def pack_generate_inputs(inputs, pack, max_length=None):
 
 def _is_single(value):
     return isinstance(value, (str, bytes)) or getattr(value, "shape", 0) == ()
+
+
+def _in_list(value):
+    is_text = isinstance(value, (str, bytes))
+    return [value if is_text else np.asarray(value).item()]
 
 
 @contextlib.contextmanager

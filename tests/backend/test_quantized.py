@@ -93,9 +93,8 @@ def test_rollouts_are_algorithm_1(rollout, k):
 
 
 def is_no_head(layer):
-    """In Keras 3.15, no gradient passes the rounding of a quantized head's
-    inputs: through such a head, plain KerasHub models do not train either.
-    """
+    # In Keras 3.15, no gradient passes the rounding of a quantized head's
+    # inputs: through such a head, plain KerasHub models do not train either.
     return not isinstance(layer, keras.layers.ReversibleEmbedding)
 
 

@@ -389,6 +389,73 @@ def test_kinds_of_data(m, call, error, words):
             ValueError,
             ['"response_mask"', "row 1", "[0 0 1 1 0 0 0 0]"],
         ),
+        (
+            "an unknown column among known ones",
+            lambda m: m.fit({**bad_input.PLAIN, "answers": ["a", "b"]}),
+            ValueError,
+            ["In `x`", "['answers'] is unknown", "'teacher_prompts'"],
+        ),
+        (
+            "an unknown column of token ids",
+            lambda m: m.write_ids(bad_input.ids(attention_mask=[[1] * 8] * 2)),
+            ValueError,
+            ["['attention_mask'] is unknown", "'response_mask'"],
+        ),
+        (
+            "lists of different lengths for token ids",
+            lambda m: m.write_ids(
+                {**bad_input.IDS, "token_ids": [[5, 6, 7], [5, 6, 7], [5, 6]]}
+            ),
+            ValueError,
+            ['"token_ids"', "3 values in row 0 and 2 in row 2", "Pad"],
+        ),
+        (
+            "lists of different lengths for the prompts of the teacher",
+            lambda m: m.write_ids(
+                {
+                    **bad_input.IDS,
+                    "teacher_token_ids": [[5], [5, 6]],
+                    "teacher_padding_mask": [[1], [1, 1]],
+                }
+            ),
+            ValueError,
+            ['"teacher_token_ids"', "1 values in row 0 and 2 in row 1"],
+        ),
+        (
+            "a ragged tensor",
+            lambda m: m.write_ids(
+                {
+                    **bad_input.IDS,
+                    "token_ids": tf.ragged.constant([[5, 6], [5]]),
+                }
+            ),
+            ValueError,
+            ['"token_ids"', "2 values in row 0 and 1 in row 1"],
+        ),
+        (
+            "a number for token ids",
+            lambda m: m.write_ids({**bad_input.IDS, "token_ids": 5}),
+            TypeError,
+            ['"token_ids"', "5", "int"],
+        ),
+        (
+            "lists of prompts of different lengths",
+            lambda m: m.write({"prompts": [["a"], ["b", "c"]]}),
+            ValueError,
+            ['"prompts"', "1 values in row 0 and 2 in row 1", "one string"],
+        ),
+        (
+            "a dict of prompts",
+            lambda m: m.write({"prompts": {"a": "b"}}),
+            TypeError,
+            ['"prompts"', "{'a': 'b'}", "dict"],
+        ),
+        (
+            "nothing for prompts",
+            lambda m: m.write({"prompts": None}),
+            TypeError,
+            ['"prompts"', "None", "NoneType"],
+        ),
     ],
 )
 def test_columns_of_data(m, call, error, words):

@@ -86,6 +86,12 @@ def distillers():
         write=of_strings.generate_rollout,
         speculative=lambda **kwargs: rollouts.Speculative(**kwargs),
         compile=of_strings.compile,
+        generate=of_strings.generate,
+        generate_ids=of_ids.generate,
+        train_on_batch=of_strings.train_on_batch,
+        test_on_batch=of_strings.test_on_batch,
+        predict=of_strings.predict,
+        predict_on_batch=of_strings.predict_on_batch,
     )
 
 
