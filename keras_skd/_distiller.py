@@ -11,6 +11,7 @@ from keras_skd._checks import check_integer
 from keras_skd._compatibility import check_models
 from keras_skd._compatibility import shared_vocabulary_size
 from keras_skd._generation import Generator
+from keras_skd._generation import check_finite
 from keras_skd._generation import statistics
 from keras_skd._metrics import rollout_metrics
 from keras_skd._metrics import update_rollout_metrics
@@ -561,6 +562,9 @@ class Distiller(RolloutTrainer, keras.Model):
             NumPy arrays `"token_ids"` and `"padding_mask"`; with
             `return_statistics`, a pair of it and the statistics.
 
+        Raises:
+            ValueError: if the teacher has diverged: its states are NaN.
+
         Example:
 
         ```python
@@ -582,6 +586,7 @@ class Distiller(RolloutTrainer, keras.Model):
         batch = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
         rollout = self._generate(batch, sampler, stop_token_ids)
         rollout = {k: ops.convert_to_numpy(v) for k, v in rollout.items()}
+        check_finite(rollout)
         kept = "response_mask" if strip_prompt else "padding_mask"
         outputs = {
             "token_ids": rollout["token_ids"],

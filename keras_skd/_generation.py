@@ -4,6 +4,7 @@ import collections
 import json
 
 import keras
+import numpy as np
 
 from keras_skd._source import Source
 from keras_skd.acceptance import Lossless
@@ -80,6 +81,26 @@ def _key(sampler):
         return json.dumps(serialized, sort_keys=True)
     except TypeError:
         return id(sampler)
+
+
+def check_finite(rollout: dict):
+    """Refuses text of a teacher that has diverged.
+
+    Args:
+        rollout: dict of NumPy arrays, from a `Generator`.
+
+    Raises:
+        ValueError: if the teacher's hidden states are not numbers.
+    """
+    states = rollout.get("teacher_hidden_states")
+    # The logits at a position predict the next token.
+    predicts = rollout["response_mask"][:, 1:]
+    if states is not None and np.isnan(states[:, :-1][predicts]).any():
+        raise ValueError(
+            "The teacher has diverged: its hidden states are not numbers, and "
+            "no text can be drawn from them. Check its weights, and in float16 "
+            "its dtype: bfloat16 does not overflow."
+        )
 
 
 def statistics(rollout: dict) -> dict:

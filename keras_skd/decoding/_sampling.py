@@ -98,7 +98,9 @@ def sample_log_probabilities(sampler, log_probs):
     """
     if _known_kind(sampler) is keras_hub.samplers.GreedySampler:
         return ops.cast(ops.argmax(log_probs, axis=-1), "int32")
-    return _draw(ops.exp(log_probs), sampler.seed_generator)
+    token = _draw(ops.exp(log_probs), sampler.seed_generator)
+    # Where no token has a probability, the draw ends beyond the last one.
+    return ops.minimum(token, log_probs.shape[-1] - 1)
 
 
 def _draw(probabilities, seed):
@@ -158,6 +160,9 @@ def log_probabilities(sampler, logits):
     samplers = keras_hub.samplers
     kind = _known_kind(sampler)
     probabilities = sampler.compute_probabilities(logits)
+    # A model that has diverged proposes nothing.
+    is_nan = ops.isnan(probabilities)
+    probabilities = ops.where(is_nan, 0.0, probabilities)
     if kind is samplers.RandomSampler:
         return safe_log(probabilities)
     if kind is samplers.GreedySampler:
@@ -176,7 +181,7 @@ def log_probabilities(sampler, logits):
         keep = ops.logical_and(keep, rank < sampler.k)
     probabilities = ops.where(keep, probabilities, 0.0)
     total = ops.sum(probabilities, axis=-1, keepdims=True)
-    return safe_log(probabilities / total)
+    return safe_log(ops.divide_no_nan(probabilities, total))
 
 
 def _known_kind(sampler):

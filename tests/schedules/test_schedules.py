@@ -121,6 +121,19 @@ def test_numbers_are_constant_schedules():
             ValueError,
             ["`num_steps`", "-5"],
         ),
+        (lambda: schedules.Linear("a", 1, 2), TypeError, ["`initial`", "'a'"]),
+        (lambda: schedules.Linear(1, "b", 2), TypeError, ["`final`", "'b'"]),
+        (
+            lambda: schedules.Linear(1, 2, 1.5),
+            TypeError,
+            ["`num_steps`", "1.5"],
+        ),
+        (lambda: schedules.Constant("x"), TypeError, ["`value`", "'x'"]),
+        (
+            lambda: rollouts.Segments((True,)),
+            TypeError,
+            ["`segment_end_token_ids`", "True"],
+        ),
         (lambda: schedules.get(True), TypeError, ["`schedule`", "True"]),
         (lambda: schedules.get(None), TypeError, ["`schedule`", "None"]),
         (
