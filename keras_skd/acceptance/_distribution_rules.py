@@ -53,8 +53,9 @@ class Interpolated(DistributionRule):
         gamma = value_at(self.gamma, training_step)
         # Ratios above 1 count as 1; clipped before `exp` can overflow.
         ratio = ops.exp(ops.minimum(p - q, 0.0))
-        # log 0 - log 0 is 0: what the teacher cannot write has no ratio.
-        ratio = ops.where(p <= LOG_ZERO, 0.0, ratio)
+        # What one of them cannot write has no ratio: log 0 - log 0 is 0, and
+        # a student that has diverged drafts what it cannot draw.
+        ratio = ops.where(ops.minimum(p, q) <= LOG_ZERO, 0.0, ratio)
         uniform = keras.random.uniform(
             ops.shape(token_ids), dtype="float32", seed=self.seed_generator
         )
