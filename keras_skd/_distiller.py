@@ -151,10 +151,7 @@ class Distiller(RolloutTrainer, keras.Model):
         self.student = student
         # As in KerasHub: it decides whether `compile` scales the loss.
         self.dtype_policy = student.dtype_policy
-        for name in ("vision_encoder", "audio_encoder"):
-            # Text has no gradients for them, only weight decay.
-            if getattr(student.backbone, name, None) is not None:
-                getattr(student.backbone, name).trainable = False
+        _freeze_encoders(student.backbone)
         self.sequence_length = self._pack.sequence_length
         self.stop_token_ids = self._resolve_stop_token_ids(stop_token_ids)
         self.rollout = rollouts.get(
@@ -632,6 +629,14 @@ class Distiller(RolloutTrainer, keras.Model):
                 '"response_mask", for token ids). Add them, or choose a '
                 "rollout that writes its own."
             )
+
+
+def _freeze_encoders(backbone):
+    """Freezes what reads images and sounds: text gives it no gradients."""
+    for name in ("vision_encoder", "audio_encoder"):
+        # Weight decay would change it all the same.
+        if getattr(backbone, name, None) is not None:
+            getattr(backbone, name).trainable = False
 
 
 def _check_no_targets(y, **weights):
