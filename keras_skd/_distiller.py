@@ -154,9 +154,7 @@ class Distiller(RolloutTrainer, keras.Model):
         _freeze_encoders(student.backbone)
         self.sequence_length = self._pack.sequence_length
         self.stop_token_ids = self._resolve_stop_token_ids(stop_token_ids)
-        self.rollout = rollouts.get(
-            rollouts.Speculative() if rollout is None else rollout
-        )
+        self.rollout = rollouts.get(rollout or "speculative")
         self._seed = seed
         if seed is not None:
             self.rollout.set_seed(seed)
