@@ -1,25 +1,21 @@
-"""What `keras.ops` leaves to the backends: one folder for each of them.
+"""What `keras.ops` leaves to the backends: one folder for each.
 
-Everything else in the library is `keras.ops`. A folder has the functions below
-and `RolloutTrainer`, the base class that puts a rollout before Keras' own train
-step.
+Everything else in the library is `keras.ops`. Each folder has the functions
+below, and a `RolloutTrainer`, which puts a rollout before Keras' train step.
 
-| | JAX | TensorFlow | PyTorch |
-| --- | --- | --- | --- |
-| `vmap_rows` | `jax.vmap` | `tf.vectorized_map`, without its warnings | \
-`torch.vmap`, with batching rules that it lacks |
-| `replay` | the function itself | the function itself | an optimized graph, \
-traced once and replayed |
-| `value_and_gradients` | `jax.value_and_grad` | `tf.GradientTape` | autograd, \
-which accumulates in place |
-| `scale_in_place` | a new array | a new tensor | in place |
-| a rollout | `jax.jit` | `tf.function(jit_compile=True)` | eager, with \
-replays |
-| `run_eagerly=True` | `jax.disable_jit()` | eager | eager, without replays |
+|                       | JAX              | TensorFlow    | PyTorch           |
+| --------------------- | ---------------- | ------------- | ----------------- |
+| `vmap_rows`           | `vmap`           | pfor          | `vmap`, own rules |
+| `replay`              | no-op            | no-op         | traced graph      |
+| `value_and_gradients` | `value_and_grad` | GradientTape  | autograd          |
+| `scale_in_place`      | new array        | new tensor    | in place          |
+| a rollout             | `jit`            | XLA           | eager, replays    |
+| ... `run_eagerly`     | `disable_jit`    | eager         | eager             |
 
-The last row is the switch for debugging: after
-`distiller.compile(..., run_eagerly=True)`, a rollout runs in Python, operation
-by operation, so that `print` and `breakpoint` in it see values.
+The last row is the switch for debugging. After `compile(run_eagerly=True)`, a
+rollout runs in Python, row by row and operation by operation, so that `print`
+and `breakpoint` see values. Tokens stay the same, except that TensorFlow draws
+other random numbers than with XLA.
 """
 
 from collections.abc import Callable

@@ -62,31 +62,21 @@ def test_cached_logits_are_the_uncached_ones(architecture, mode):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-GREEDY = {"student_sampler": "greedy", "teacher_sampler": "greedy"}
-
-
-@pytest.mark.parametrize(
-    "rollout, k",
-    [
-        (rollouts.Teacher(teacher_sampler="greedy"), 0),
-        (rollouts.OnPolicy(student_sampler="greedy"), VOCABULARY_SIZE),
-        (rollouts.Speculative(acceptance.TopK(8), **GREEDY), 8),
-        (
-            rollouts.Speculative(
-                acceptance.TopK(8), decoding="lockstep", **GREEDY
-            ),
-            8,
-        ),
-    ],
-    ids=["teacher", "on_policy", "speculative", "lockstep"],
-)
-def test_rollouts_are_algorithm_1(rollout, k):
+@pytest.mark.parametrize("decoding", ["auto", "lockstep"])
+def test_speculation_is_algorithm_1(decoding):
     teacher = quantized("llama", "int8")
     student = quantized("llama", "int4", seed=1, rank=2)
     token_ids, sources, margin = write_greedily(
-        forward(student), forward(teacher), k, PROMPTS
+        forward(student), forward(teacher), 8, PROMPTS
     )
     assert margin > 1e-4
+    rollout = rollouts.Speculative(
+        acceptance.TopK(8),
+        num_speculative_tokens=2,
+        student_sampler="greedy",
+        teacher_sampler="greedy",
+        decoding=decoding,
+    )
     written = write(rollout, teacher, student, PROMPTS)
     np.testing.assert_array_equal(written["token_ids"], token_ids)
     np.testing.assert_array_equal(written["sources"], sources)
@@ -102,7 +92,7 @@ def is_no_head(layer):
     "rollout",
     [
         rollouts.Teacher(teacher_sampler="greedy"),
-        rollouts.Speculative(),
+        rollouts.Speculative(num_speculative_tokens=2),
         rollouts.Mixture({"teacher": 0.5, "on_policy": 0.5}),
         rollouts.Segments((5,), threshold=-4.0),
     ],

@@ -81,17 +81,15 @@ class Graph:
         if donate_argnum is not None:
             packed = tree.pack_sequence_as(arguments, inputs[len(weights) :])
             passes.reinplace(graph, tree.flatten(packed[donate_argnum]))
-        graph.eliminate_dead_code()
-        self._constants = passes.hoist_constants(self.module)
-        self._views = passes.hoist_weight_views(graph, weight_inputs)
+            graph.eliminate_dead_code()
+        self._prologue = passes.hoist(self.module, weight_inputs)
         for node in graph.nodes:
             node.target = _NATIVE.get(node.target, node.target)
         self.module.recompile()
 
     def prepare(self, weights):
         """The inputs that stay the same until the weights change."""
-        views = [view(weights[i]) for i, view in self._views]
-        return [*views, *self._constants]
+        return self._prologue(*weights)
 
     def __call__(self, prepared, tensors):
         results = self.module.forward(*prepared, *tensors)

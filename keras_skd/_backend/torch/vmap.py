@@ -92,36 +92,19 @@ def _one_hot(x, num_classes):
     return (x[..., None] == classes).to(torch.int64)
 
 
-def _attention(
-    query,
-    key,
-    value,
-    attn_mask=None,
-    dropout_p=0.0,
-    is_causal=False,
-    scale=None,
-    enable_gqa=False,
-):
-    options = {
-        "dropout_p": dropout_p,
-        "is_causal": is_causal,
-        "scale": scale,
-        "enable_gqa": enable_gqa,
-    }
-    if any(map(is_batchedtensor, (query, key, value))):
-        return _Attention.apply(query, key, value, attn_mask, options)
-    return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask, **options
-    )
+def _attention(query, key, value, attn_mask=None, *args, **kwargs):
+    is_batched = any(map(is_batchedtensor, (query, key, value)))
+    attend = _Attention.apply if is_batched else _Attention.forward
+    return attend(query, key, value, attn_mask, args, kwargs)
 
 
 class _Attention(Function):
     """`scaled_dot_product_attention` with a batching rule: one larger batch."""
 
     @staticmethod
-    def forward(query, key, value, mask, options):
+    def forward(query, key, value, mask, args, kwargs):
         return functional.scaled_dot_product_attention(
-            query, key, value, mask, **options
+            query, key, value, mask, *args, **kwargs
         )
 
     @staticmethod
@@ -129,7 +112,7 @@ class _Attention(Function):
         pass
 
     @staticmethod
-    def vmap(info, in_dims, query, key, value, mask, options):
+    def vmap(info, in_dims, query, key, value, mask, args, kwargs):
         def merge(x, dim):
             """From `(rows, batch, ...)` to `(rows * batch, ...)`."""
             if x is None:
@@ -140,10 +123,8 @@ class _Attention(Function):
                 x = x.movedim(dim, 0)
             return x.flatten(0, 1)
 
-        tensors = (query, key, value, mask)
-        output = functional.scaled_dot_product_attention(
-            *(merge(x, dim) for x, dim in zip(tensors, in_dims)), **options
-        )
+        tensors = map(merge, (query, key, value, mask), in_dims)
+        output = _Attention.forward(*tensors, args, kwargs)
         return output.unflatten(0, (info.batch_size, -1)), 0
 
 

@@ -1,16 +1,17 @@
-"""Hoisting: what is the same at each call is computed once, before the first.
+"""Hoisting: what no argument changes is computed once, before the first call.
 
-The results become inputs of the graph.
+These are constant subexpressions, and views of the weights.
 """
 
 import torch
-from torch.fx.node import map_arg
+from torch.fx import Graph
+from torch.fx import GraphModule
 
 from keras_skd._backend.torch.passes.nodes import is_random
 
 aten = torch.ops.aten
 
-# The largest constant that a graph keeps in memory, in elements.
+# The largest constant to keep in memory, in elements.
 _LARGEST_CONSTANT = 2**20
 
 _VIEWS = (
@@ -24,70 +25,46 @@ _VIEWS = (
 )
 
 
-def hoist_constants(module):
-    """Hoists constant subexpressions into inputs, and returns their values.
-
-    The new inputs come first.
-    """
-    graph, values = module.graph, {}
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            values[node] = getattr(module, node.target)
-        elif node.op == "call_function" and not is_random(node):
-            if all(source in values for source in node.all_input_nodes):
-                args, kwargs = map_arg((node.args, node.kwargs), values.get)
-                values[node] = node.target(*args, **kwargs)
-    hoisted = [
-        (node, value)
-        for node, value in values.items()
-        if isinstance(value, torch.Tensor)
-        and value.numel() <= _LARGEST_CONSTANT
-        and any(user not in values for user in node.users)
-    ]
-    with graph.inserting_before(next(iter(graph.nodes))):
-        inputs = [graph.placeholder(f"constant_{node}") for node, _ in hoisted]
-    for (node, value), new in zip(hoisted, inputs):
-        new.meta["val"] = node.meta.get("val", value)
-        node.replace_all_uses_with(new)
-    graph.eliminate_dead_code()
-    return [value for _, value in hoisted]
-
-
-def hoist_weight_views(graph, weights):
-    """Hoists views of the weights into inputs, which replace the weights.
+def hoist(module, weights):
+    """Hoists what no argument changes into new first inputs.
 
     Args:
-        graph: `torch.fx.Graph`.
-        weights: list of its inputs that are weights.
+        module: `torch.fx.GraphModule`, without no-ops.
+        weights: list of its inputs that are weights. They are removed.
 
     Returns:
-        List of pairs, one for each of the new inputs, which come first: the
-        index of a weight, and the function that makes the view of it.
+        `torch.fx.GraphModule` from the weights to the new inputs.
     """
-    views = {node: (i, ()) for i, node in enumerate(weights)}
+    graph, prologue = module.graph, Graph()
+    constants, views, copies = set(), set(weights), {}
     for node in graph.nodes:
         if node.target in _VIEWS and node.args[0] in views:
-            i, calls = views[node.args[0]]
-            views[node] = i, (*calls, (node.target, node.args[1:]))
-    used = [
-        node for node in views if any(user not in views for user in node.users)
+            views.add(node)
+        elif node.op in ("get_attr", "call_function") and not is_random(node):
+            if constants.issuperset(node.all_input_nodes):
+                constants.add(node)
+        if node in constants or node in views:
+            copies[node] = prologue.node_copy(node, copies.get)
+    hoisted = [
+        node
+        for node in copies
+        if any(user not in copies for user in node.users)
+        and (node in views or _numel(module, node) <= _LARGEST_CONSTANT)
     ]
+    prologue.output([copies[node] for node in hoisted])
     with graph.inserting_before(next(iter(graph.nodes))):
-        for node in used:
-            view = graph.placeholder(f"view_{node}")
-            view.meta["val"] = node.meta.get("val")
+        for node in hoisted:
+            new = graph.placeholder(f"hoisted_{node}")
             node.replace_all_uses_with(
-                view, delete_user_cb=lambda user: user not in views
+                new, delete_user_cb=lambda user: user not in copies
             )
-    for node in reversed(views):
+    graph.eliminate_dead_code()
+    for node in weights:
         graph.erase_node(node)
+    return GraphModule(module, prologue)
 
-    def viewer(calls):
-        def view(x):
-            for target, args in calls:
-                x = target(x, *args)
-            return x
 
-        return view
-
-    return [(views[node][0], viewer(views[node][1])) for node in used]
+def _numel(module, node):
+    if node.op == "get_attr":
+        return getattr(module, node.target).numel()
+    return node.meta["val"].numel()
