@@ -243,10 +243,11 @@ class Packer:
         """
         empty = lengths == 0
         if empty.any():
+            key = "token_ids" if text is None else "prompts"
             raise ValueError(
-                "Each prompt needs a token to continue from. Received: "
-                f'"prompts" with 0 tokens in row {int(np.argmax(empty))}. Add '
-                "a start token or some text."
+                f'"{key}" must have a token to continue from in every row. '
+                f"Received: a prompt of 0 tokens in row {np.argmax(empty)}. "
+                "Add a start token or some text."
             )
 
         def explain(row):

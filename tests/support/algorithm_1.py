@@ -6,7 +6,7 @@ models over whole sequences, and everything else is Python.
 
 import numpy as np
 
-from keras_skd import _source as sources
+from keras_skd import Source
 
 
 def write_greedily(student, teacher, k, batch, stop_token_ids=()):
@@ -26,7 +26,7 @@ def write_greedily(student, teacher, k, batch, stop_token_ids=()):
     """
     token_ids = batch["token_ids"].copy()
     lengths = batch["padding_mask"].sum(axis=1)
-    written = np.where(batch["padding_mask"], sources.PROMPT, sources.PADDING)
+    written = np.where(batch["padding_mask"], Source.PROMPT, Source.PADDING)
     finished = np.zeros(len(token_ids), "bool")
     margin = np.inf
     for column in range(1, token_ids.shape[1]):
@@ -38,13 +38,13 @@ def write_greedily(student, teacher, k, batch, stop_token_ids=()):
             if column < lengths[row] or finished[row]:
                 continue
             p, q = student_logits[row], teacher_logits[row]
-            token, source = int(np.argmax(p)), sources.STUDENT
+            token, source = int(np.argmax(p)), Source.STUDENT
             ranking = np.argsort(-q, kind="stable")
             margin = min(margin, np.diff(np.sort(p)[-2:])[0])
             if 0 < k < len(q):
                 margin = min(margin, q[ranking[k - 1]] - q[ranking[k]])
             if token not in ranking[:k]:
-                token, source = int(np.argmax(q)), sources.TEACHER
+                token, source = int(np.argmax(q)), Source.TEACHER
                 margin = min(margin, q[ranking[0]] - q[ranking[1]])
             token_ids[row, column] = token
             written[row, column] = source

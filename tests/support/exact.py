@@ -1,21 +1,22 @@
 """Exact distributions of whole sequences, from a tiny vocabulary.
 
-Everything here is Python and NumPy on the logits of uncached forward passes: no
-code of the library is used.
+Everything here is Python and NumPy on the logits of uncached forward passes:
+nothing of the library is used but the numbers of the sources.
 """
 
 import itertools
 
 import numpy as np
-from scipy import stats
 
-STUDENT, TEACHER = 2, 3
+from keras_skd import Source
+from tests.support import frequencies
+from tests.support import numerics
+
+STUDENT, TEACHER = Source.STUDENT, Source.TEACHER
 
 
 def softmax(logits, temperature=1.0):
-    logits = np.asarray(logits, "float64") / temperature
-    exp = np.exp(logits - logits.max())
-    return exp / exp.sum()
+    return numerics.softmax(np.asarray(logits, "float64") / temperature)
 
 
 def top_k(logits, k, temperature=1.0):
@@ -173,27 +174,19 @@ def with_bonus(num_drafts, student, teacher, draw_student, draw_teacher, gate):
 
 
 def p_value(counts, expected):
-    """The chi-square test of counted outcomes against their probabilities.
+    """`frequencies.p_value` of dicts from outcomes.
 
     Args:
         counts: dict from outcomes to ints.
-        expected: dict from outcomes to probabilities. Outcomes that are to be
-            expected fewer than five times are counted together.
-
-    Returns:
-        float: how likely it is to be that far off, or farther, by chance.
+        expected: dict from outcomes to probabilities.
     """
     if set(counts) - set(expected):
         return 0.0
-    n = sum(counts.values())
-    cells = [[0, 0.0]]
-    for outcome in sorted(expected, key=expected.get):
-        if cells[-1][1] >= 5:
-            cells.append([0, 0.0])
-        cells[-1][0] += counts.get(outcome, 0)
-        cells[-1][1] += n * expected[outcome]
-    observed, predicted = zip(*cells)
-    return stats.chisquare(observed, predicted, sum_check=False).pvalue
+    outcomes = list(expected)
+    return frequencies.p_value(
+        [counts.get(outcome, 0) for outcome in outcomes],
+        [expected[outcome] for outcome in outcomes],
+    )
 
 
 def sample(probabilities, n, seed=0):

@@ -1,4 +1,4 @@
-"""Whether what was drawn follows a distribution."""
+"""Chi-squared tests of whether what was drawn follows a distribution."""
 
 import numpy as np
 from scipy import stats
