@@ -276,7 +276,8 @@ class Distiller(RolloutTrainer, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        loss = self._objective(y_pred, x, self.training_step, training)
+        step = ops.convert_to_tensor(self.training_step)
+        loss = self._objective(y_pred, x, step, training)
         for additional in self.losses:
             loss = loss + ops.sum(ops.cast(additional, loss.dtype))
         self._mean_loss.update_state(loss, self._objective.batch_weight(x))

@@ -253,12 +253,13 @@ class CachedCausalLM:
         """
         length = self.cache_length(cache)
         chunk = min(chunk, length)
-        stop = ops.minimum(stop, length)
+        # Not `ops.minimum`, which takes an int for a `floatx` number.
+        stop = ops.clip(stop, 0, length)
 
         def body(start, cache):
             # The last chunk is moved back to fit: running a column twice
             # changes nothing.
-            index = ops.minimum(start, length - chunk)
+            index = ops.clip(start, 0, length - chunk)
             columns = ops.take(
                 token_ids, index + ops.arange(chunk, dtype="int32"), axis=1
             )

@@ -100,7 +100,7 @@ def sample_log_probabilities(sampler, log_probs):
         return ops.cast(ops.argmax(log_probs, axis=-1), "int32")
     token = _draw(ops.exp(log_probs), sampler.seed_generator)
     # Where no token has a probability, the draw ends beyond the last one.
-    return ops.minimum(token, log_probs.shape[-1] - 1)
+    return ops.clip(token, 0, log_probs.shape[-1] - 1)
 
 
 def _draw(probabilities, seed):

@@ -157,11 +157,11 @@ class SegmentDecoder:
         width = min(_WIDTH, length)
 
         def body(position, log_probs, cache):
-            first = ops.minimum(position, length - width)
+            first = ops.clip(position, 0, length - width)
             window = first[:, None] + ops.arange(width, dtype="int32")
             tokens = ops.take_along_axis(token_ids, window, axis=1)
             logits, _, cache = model.extend_rows(tokens, cache, first)
-            following = ops.minimum(window + 1, length - 1)
+            following = ops.clip(window + 1, 0, length - 1)
             following = ops.take_along_axis(token_ids, following, axis=1)
             at_following = at_token(
                 ops.log_softmax(ops.cast(logits, "float32")), following

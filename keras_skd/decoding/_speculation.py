@@ -253,7 +253,7 @@ class SpeculativeDecoder:
         room = ops.max(ops.where(sequences.finished, 1, room))
         count = ops.minimum(
             self.draft_length.choose(state.acceptance_rate, self.student_cost),
-            ops.minimum(room, self.widths[-1] - bonus),
+            ops.clip(room, 0, self.widths[-1] - bonus),
         )
 
         def body(i, token_ids, cache, drafted_logits):
@@ -299,7 +299,7 @@ class SpeculativeDecoder:
         """
         prompts, cache = self.prompts, state.teacher_cache
         start = drafts.sequences.ends - 1 + prompts.offsets
-        start = ops.minimum(start, self.teacher.cache_length(cache) - width)
+        start = ops.clip(start, 0, self.teacher.cache_length(cache) - width)
         window = start[:, None] + ops.arange(width, dtype="int32")
         positions = window - prompts.offsets[:, None]
         tokens = self._at(drafts.sequences.token_ids, positions)

@@ -79,7 +79,7 @@ def next_logits(model, sequences, cache, ahead=0):
     """
     # A finished row has nothing to read: any position in the cache will do.
     position = sequences.ends - 1 + ahead
-    position = ops.minimum(position, model.cache_length(cache) - 1)
+    position = ops.clip(position, 0, model.cache_length(cache) - 1)
     tokens = ops.take_along_axis(sequences.token_ids, position[:, None], axis=1)
     logits, _, cache = model.extend_rows(tokens, cache, position)
     return logits[:, 0], cache
