@@ -18,6 +18,12 @@ BENCH_ARGS ?=
 
 BACKENDS := jax tensorflow torch
 BIN := $(VENV)/bin
+
+# Every test is in one of them: new folders come with the second.
+PART_1 := tests/decoding tests/rollouts
+PART_2 := $(filter-out $(PART_1) tests/support,$(patsubst %/,%,$(wildcard tests/*/)))
+PART_3 := $(wildcard tests/test_*.py)
+
 PIP := $(BIN)/python -m pip install --quiet
 
 # The versions that the project is tested with. Whether a PyTorch for the CPU
@@ -39,9 +45,14 @@ demo: $(VENV)/demo-$(KERAS_BACKEND).stamp
 test: $(VENV)/test.stamp
 	@$(MAKE) -k --no-print-directory $(BACKENDS:%=test-%)
 
+# In parts, each in processes of its own: TensorFlow keeps every program that XLA
+# has compiled for as long as a process lives, which is gigabytes for all tests.
 $(BACKENDS:%=test-%): test-%: $(VENV)/test.stamp
-	KERAS_BACKEND=$* $(BIN)/python -m pytest \
-		--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+	status=0; for part in "$(PART_1)" "$(PART_2)" "$(PART_3)"; do \
+		KERAS_BACKEND=$* $(BIN)/python -m pytest $$part \
+			--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS) \
+			|| status=1; \
+	done; exit $$status
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
