@@ -22,7 +22,8 @@ BIN := $(VENV)/bin
 # Every test is in one of them: new folders come with the second.
 PART_1 := tests/decoding tests/rollouts
 PART_2 := $(filter-out $(PART_1) tests/support,$(patsubst %/,%,$(wildcard tests/*/)))
-PART_3 := $(wildcard tests/test_*.py)
+PART_3 := $(wildcard tests/test_[a-d]*.py)
+PART_4 := $(wildcard tests/test_[e-z]*.py)
 
 PIP := $(BIN)/python -m pip install --quiet
 
@@ -48,7 +49,7 @@ test: $(VENV)/test.stamp
 # In parts, each in processes of its own: TensorFlow keeps every program that XLA
 # has compiled for as long as a process lives, which is gigabytes for all tests.
 $(BACKENDS:%=test-%): test-%: $(VENV)/test.stamp
-	status=0; for part in "$(PART_1)" "$(PART_2)" "$(PART_3)"; do \
+	status=0; for part in "$(PART_1)" "$(PART_2)" "$(PART_3)" "$(PART_4)"; do \
 		KERAS_BACKEND=$* $(BIN)/python -m pytest $$part \
 			--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS) \
 			|| status=1; \
