@@ -254,7 +254,7 @@ class CachedCausalLM:
         length = self.cache_length(cache)
         chunk = min(chunk, length)
         # Not `ops.minimum`, which takes an int for a `floatx` number.
-        stop = ops.clip(stop, 0, length)
+        stop = ops.clip(ops.convert_to_tensor(stop, "int32"), 0, length)
 
         def body(start, cache):
             # The last chunk is moved back to fit: running a column twice
