@@ -98,9 +98,11 @@ def sample_log_probabilities(sampler, log_probs):
     """
     if _known_kind(sampler) is keras_hub.samplers.GreedySampler:
         return ops.cast(ops.argmax(log_probs, axis=-1), "int32")
-    token = _draw(ops.exp(log_probs), sampler.seed_generator)
-    # Where no token has a probability, the draw ends beyond the last one.
-    return ops.clip(token, 0, log_probs.shape[-1] - 1)
+    probabilities = ops.exp(log_probs)
+    # Where no token has a probability, any of them will do: it is rejected.
+    total = ops.sum(probabilities, axis=-1, keepdims=True)
+    probabilities = ops.where(total > 0, probabilities, 1.0)
+    return _draw(probabilities, sampler.seed_generator)
 
 
 def _draw(probabilities, seed):
