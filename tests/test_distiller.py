@@ -521,6 +521,12 @@ def test_fit_and_validate_on_any_input(resting, make):
     assert history["val_loss"] == pytest.approx([expected], rel=1e-4)
 
 
+def test_workers_give_each_batch_once(resting):
+    x = INPUTS["PyDataset of workers"](VALIDATION)
+    losses = [resting.fit(x, verbose=0).history["loss"][0] for _ in range(12)]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-4)
+
+
 def test_validation_split(resting):
     losses = []
     for rows in (slice(0, 2), slice(2, 4)):
