@@ -149,7 +149,7 @@ class Distiller(RolloutTrainer, keras.Model):
         self.teacher = teacher
         self.teacher.trainable = False
         self.student = student
-        _mark_as_built(teacher.preprocessor, student.preprocessor)
+        _build(teacher.preprocessor, student.preprocessor)
         # As in KerasHub: it decides whether `compile` scales the loss.
         self.dtype_policy = student.dtype_policy
         _freeze_encoders(student.backbone)
@@ -654,12 +654,12 @@ def _check_no_targets(y, **weights):
             )
 
 
-def _mark_as_built(*preprocessors):
+def _build(*preprocessors):
     """Keeps Keras from looking at a batch to build them, which needs none.
 
     It would leave that batch in the queue of a `PyDataset` with workers, and
     `fit` would train on it twice, and not on another.
     """
     for preprocessor in preprocessors:
-        if preprocessor is not None:
-            preprocessor.built = True
+        if preprocessor is not None and not preprocessor.built:
+            preprocessor.build(None)

@@ -30,9 +30,11 @@ LENGTH = 4
 class Stub(rollouts.Rollout):
     """Writes one token to the end of each row that is not full."""
 
-    def __init__(self, token, source=Source.STUDENT, is_speculative=False):
+    def __init__(
+        self, token, source=Source.STUDENT.value, is_speculative=False
+    ):
         self.token = token
-        self.source = source
+        self.source = int(source)
         self.is_speculative = is_speculative
         self.seed = None
 
@@ -44,7 +46,7 @@ class Stub(rollouts.Rollout):
         prompt = ops.cast(batch["padding_mask"], "bool")
         written = rollout_of(
             ops.where(prompt, batch["token_ids"], self.token),
-            ops.where(prompt, Source.PROMPT, self.source),
+            ops.where(prompt, Source.PROMPT.value, self.source),
         )
         if self.is_speculative:
             written["draft_mask"] = written["response_mask"]

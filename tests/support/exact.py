@@ -7,9 +7,9 @@ nothing of the library is used but the numbers of the sources.
 import itertools
 
 import numpy as np
+from scipy import stats
 
 from keras_skd import Source
-from tests.support import frequencies
 from tests.support import numerics
 
 STUDENT, TEACHER = Source.STUDENT, Source.TEACHER
@@ -174,19 +174,27 @@ def with_bonus(num_drafts, student, teacher, draw_student, draw_teacher, gate):
 
 
 def p_value(counts, expected):
-    """`frequencies.p_value` of dicts from outcomes.
+    """The chi-square test of counted outcomes against their probabilities.
 
     Args:
         counts: dict from outcomes to ints.
-        expected: dict from outcomes to probabilities.
+        expected: dict from outcomes to probabilities. Outcomes that are to be
+            expected fewer than five times are counted together.
+
+    Returns:
+        float: how likely it is to be that far off, or farther, by chance.
     """
     if set(counts) - set(expected):
         return 0.0
-    outcomes = list(expected)
-    return frequencies.p_value(
-        [counts.get(outcome, 0) for outcome in outcomes],
-        [expected[outcome] for outcome in outcomes],
-    )
+    n = sum(counts.values())
+    cells = [[0, 0.0]]
+    for outcome in sorted(expected, key=expected.get):
+        if cells[-1][1] >= 5:
+            cells.append([0, 0.0])
+        cells[-1][0] += counts.get(outcome, 0)
+        cells[-1][1] += n * expected[outcome]
+    observed, predicted = zip(*cells)
+    return stats.chisquare(observed, predicted, sum_check=False).pvalue
 
 
 def sample(probabilities, n, seed=0):
