@@ -657,9 +657,13 @@ def _check_no_targets(y, **weights):
 def _build(*preprocessors):
     """Keeps Keras from looking at a batch to build them, which needs none.
 
-    It would leave that batch in the queue of a `PyDataset` with workers, and
-    `fit` would train on it twice, and not on another.
+    On JAX that look would leave a batch in the queue of a `PyDataset` with
+    workers, and `fit` would train on it twice, and not on another.
     """
     for preprocessor in preprocessors:
-        if preprocessor is not None and not preprocessor.built:
-            preprocessor.build(None)
+        if preprocessor is None:
+            continue
+        if not preprocessor.built:
+            preprocessor.build(None)  # Makes the packer, which is a layer too.
+        for layer in preprocessor._flatten_layers():
+            layer.built = True
