@@ -8,12 +8,18 @@ from keras_skd._checks import check_integer
 def check_models(teacher, student):
     """Checks that both are causal LMs, with weights of their own.
 
+    Args:
+        teacher: a `keras_hub.models.CausalLM`, or `None` for none.
+        student: a `keras_hub.models.CausalLM`.
+
     Raises:
         TypeError: if one of them is not a KerasHub causal LM.
         ValueError: if they share weights, or cannot decode with a cache.
     """
-    _check_causal_lm("teacher", teacher)
     _check_causal_lm("student", student)
+    if teacher is None:
+        return
+    _check_causal_lm("teacher", teacher)
     teacher_weights = {id(v) for v in teacher.variables}
     shared = [v for v in student.variables if id(v) in teacher_weights]
     if teacher is student or shared:
@@ -58,7 +64,7 @@ def shared_vocabulary_size(teacher, student, vocabulary_size=None) -> int:
     smaller of them is the vocabulary.
 
     Args:
-        teacher: a `keras_hub.models.CausalLM`.
+        teacher: a `keras_hub.models.CausalLM`, or `None` for none.
         student: a `keras_hub.models.CausalLM`.
         vocabulary_size: int. The number that the user asks for. Needed where
             the heads differ and there are no tokenizers to compare. Defaults
@@ -68,6 +74,8 @@ def shared_vocabulary_size(teacher, student, vocabulary_size=None) -> int:
         TypeError: if `vocabulary_size` is not an int.
         ValueError: if the tokenizers differ, or the sizes do not fit.
     """
+    if teacher is None:
+        teacher = student
     sizes = [model.output.shape[-1] for model in (teacher, student)]
     compared = _check_tokenizers(teacher, student)
     if vocabulary_size is not None:

@@ -45,12 +45,15 @@ class Distiller(RolloutTrainer, keras.Model):
     few positions at a time, and no labels are needed.
 
     Args:
-        teacher: a `keras_hub.models.CausalLM`, the model to learn from.
+        teacher: a `keras_hub.models.CausalLM`, the model to learn from. With
+            `None`, the student is fine-tuned on the responses of the data
+            (SFT), which is how a teacher learns its task.
         student: a `keras_hub.models.CausalLM` with the same tokenizer, the
             model to train. Its encoders of images and sounds are frozen, as
             they have no part in text.
         rollout: a `keras_skd.rollouts.Rollout` or its name, who writes the
-            responses. Defaults to `keras_skd.rollouts.Speculative()`.
+            responses. Defaults to `keras_skd.rollouts.Speculative()`, or
+            without a teacher to `keras_skd.rollouts.Supervised()`.
         preprocessor: a `keras_hub.models.CausalLMPreprocessor`, which
             tokenizes the data. Defaults to `student.preprocessor`. With
             neither, the data comes as token ids.
@@ -115,7 +118,7 @@ class Distiller(RolloutTrainer, keras.Model):
 
     def __init__(
         self,
-        teacher: keras_hub.models.CausalLM,
+        teacher: keras_hub.models.CausalLM | None,
         student: keras_hub.models.CausalLM,
         rollout: str | rollouts.Rollout | None = None,
         *,
@@ -142,20 +145,30 @@ class Distiller(RolloutTrainer, keras.Model):
             preprocessor,
             sequence_length,
             teacher_sequence_length,
-            {"teacher": teacher, "student": student},
+            {"teacher": teacher or student, "student": student},
             self.vocabulary_size,
             long_prompts,
         )
         self.teacher = teacher
-        self.teacher.trainable = False
         self.student = student
-        _build(teacher.preprocessor, student.preprocessor)
+        if teacher is not None:
+            teacher.trainable = False
+            _build(teacher.preprocessor)
+        _build(student.preprocessor)
         # As in KerasHub: it decides whether `compile` scales the loss.
         self.dtype_policy = student.dtype_policy
         _freeze_encoders(student.backbone)
         self.sequence_length = self._pack.sequence_length
         self.stop_token_ids = self._resolve_stop_token_ids(stop_token_ids)
-        self.rollout = rollouts.get(rollout or "speculative")
+        if rollout is None:
+            rollout = "supervised" if teacher is None else "speculative"
+        self.rollout = rollouts.get(rollout)
+        if teacher is None and self.rollout.needs_teacher:
+            raise ValueError(
+                "Without a teacher, no rollout can use it: choose "
+                "`rollout='supervised'`, which takes the responses of the "
+                f"data. Received: teacher=None, rollout={self.rollout!r}"
+            )
         self._seed = seed
         if seed is not None:
             self.rollout.set_seed(seed)
@@ -167,10 +180,12 @@ class Distiller(RolloutTrainer, keras.Model):
         self._rollout_variables = self.rollout.variables
         self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
         self._mean_loss = keras.metrics.Mean(name="mean_loss")
+        if teacher is not None:
+            self._mean_kl = keras.metrics.Mean(name="kl")
         self._compile_for_decoding()
         # Until `compile` makes its own.
         self._objective = Objective(
-            "forward_kl", None, self._teacher_lm, self._student_lm
+            None, None, self._teacher_lm, self._student_lm
         )
         self.built = True
 
@@ -182,7 +197,7 @@ class Distiller(RolloutTrainer, keras.Model):
     def compile(
         self,
         optimizer="adam",
-        loss: str | losses.DistillationLoss = "forward_kl",
+        loss: str | losses.DistillationLoss | None = None,
         *,
         loss_weights=None,
         metrics: list | None = None,
@@ -202,7 +217,7 @@ class Distiller(RolloutTrainer, keras.Model):
         Args:
             optimizer: a `keras.optimizers.Optimizer` or its name.
             loss: a `keras_skd.losses.DistillationLoss` or its name. Defaults
-                to `"forward_kl"`.
+                to `"forward_kl"`, or without a teacher to `"cross_entropy"`.
             loss_weights: not supported, as there is one loss. For a sum of
                 several, see `keras_skd.losses.WeightedSum`.
             metrics: list of Keras metrics of the next token, such as
@@ -253,7 +268,7 @@ class Distiller(RolloutTrainer, keras.Model):
 
     def _cached_models(self):
         return tuple(
-            CachedCausalLM(model, self.vocabulary_size)
+            model and CachedCausalLM(model, self.vocabulary_size)
             for model in (self.teacher, self.student)
         )
 
@@ -278,7 +293,9 @@ class Distiller(RolloutTrainer, keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         step = ops.convert_to_tensor(self.training_step)
-        loss = self._objective(y_pred, x, step, training)
+        loss, kl = self._objective(y_pred, x, step, training)
+        if kl is not None:
+            self._mean_kl.update_state(kl, ops.shape(x["token_ids"])[0])
         for additional in self.losses:
             loss = loss + ops.sum(ops.cast(additional, loss.dtype))
         self._mean_loss.update_state(loss, self._objective.batch_weight(x))
@@ -328,6 +345,10 @@ class Distiller(RolloutTrainer, keras.Model):
         """Adds a written batch to the metrics of rollouts."""
         update_rollout_metrics(self._rollout_metrics, rollout)
 
+    def without_kl(self, logs) -> dict:
+        """The logs of training, which does not measure it."""
+        return {k: v for k, v in logs.items() if k != "kl"}
+
     def without_rollout_metrics(self, logs) -> dict:
         """The logs of a batch that no rollout wrote."""
         names = [metric.name for metric in self._rollout_metrics]
@@ -369,7 +390,9 @@ class Distiller(RolloutTrainer, keras.Model):
             validation_data: data like `x`. With responses, the student is
                 scored on those, nothing is sampled, and `val_loss` can be
                 compared between epochs and between rollouts. Without, the
-                rollout writes the responses.
+                rollout writes the responses. `val_kl` is the same measure for
+                every loss: the forward KL divergence from the teacher, in
+                nats, as of `keras_skd.losses.ForwardKL()`.
             class_weight: not supported.
             sample_weight: not supported.
 
@@ -390,6 +413,8 @@ class Distiller(RolloutTrainer, keras.Model):
             validation_data, _ = self._prepare(
                 "validation_data", validation_data
             )
+        if verbose != 0 and self.train_function is None:
+            self._announce_compilation()
         with self._unharmed():
             return super().fit(
                 x,
@@ -428,8 +453,12 @@ class Distiller(RolloutTrainer, keras.Model):
             y: not supported: the targets are the teacher's.
             sample_weight: not supported.
 
-        The other arguments and the result are those of
-        `keras.Model.evaluate`.
+        The other arguments are those of `keras.Model.evaluate`.
+
+        Returns:
+            As `keras.Model.evaluate`: `loss` and `kl`, the forward KL
+            divergence from the teacher (see `fit`), and of a rollout its
+            metrics.
         """
         # Keras' `fit` has prepared its validation data already.
         if not kwargs.get("_use_cached_eval_dataset", False):
@@ -560,7 +589,8 @@ class Distiller(RolloutTrainer, keras.Model):
             `return_statistics`, a pair of it and the statistics.
 
         Raises:
-            ValueError: if the teacher has diverged: its states are NaN.
+            ValueError: if there is no teacher, or it has diverged: its states
+                are NaN.
 
         Example:
 
@@ -575,6 +605,11 @@ class Distiller(RolloutTrainer, keras.Model):
 
         - [Leviathan et al., 2022](https://arxiv.org/abs/2211.17192)
         """
+        if self.teacher is None:
+            raise ValueError(
+                "`generate` writes the teacher's text, and there is no "
+                "teacher. Call `distiller.student.generate(inputs)`."
+            )
         if stop_token_ids == "auto":
             stop_token_ids = self.stop_token_ids
         else:
@@ -607,6 +642,22 @@ class Distiller(RolloutTrainer, keras.Model):
         except BaseException:
             self.sync_state()
             raise
+
+    def _announce_compilation(self):
+        """Says why the first step is slow: otherwise it looks like a hang."""
+        layers = [
+            getattr(model.backbone, "num_layers", None)
+            for model in (self.teacher, self.student)
+            if model is not None
+        ]
+        if None in layers or self.run_eagerly:
+            return
+        seconds = self.compile_seconds_per_layer * sum(layers)
+        print(
+            f"The first step compiles models of {sum(layers)} layers for "
+            f"{keras.config.backend()}, once: about {seconds:.0f} s on a CPU.",
+            flush=True,
+        )
 
     def _resolve_stop_token_ids(self, stop_token_ids):
         return resolve_stop_token_ids(

@@ -16,7 +16,7 @@ def resolve_stop_token_ids(
     Args:
         stop_token_ids: `"auto"` for those at which either model ends a text,
             a tuple of ints, or `None`.
-        teacher: a `keras_hub.models.CausalLM`.
+        teacher: a `keras_hub.models.CausalLM`, or `None` for none.
         student: a `keras_hub.models.CausalLM`.
         preprocessor: the `keras_hub.models.CausalLMPreprocessor` of a model
             that has none, or `None`.
@@ -27,7 +27,7 @@ def resolve_stop_token_ids(
             return ()
         theirs, ours = (
             _ends_of_texts(model, model.preprocessor or preprocessor)
-            for model in (teacher, student)
+            for model in (teacher or student, student)
         )
         if set(theirs) != set(ours):
             warnings.warn(

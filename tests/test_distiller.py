@@ -154,6 +154,7 @@ def test_history_counts_what_was_written(trained):
         "teacher_token_fraction",
         "response_length",
         "val_loss",
+        "val_kl",
     }
     by_student = [(e.sources == STUDENT).sum() for e in trained.epochs]
     by_teacher = [(e.sources == TEACHER).sum() for e in trained.epochs]
@@ -258,7 +259,7 @@ def test_evaluate_on_responses_samples_nothing(trained):
         model.evaluate(VALIDATION, batch_size=3, return_dict=True, verbose=0)
         for model in (distiller, distiller, supervised)
     ]
-    assert [set(log) for log in logs] == [{"loss"}] * 3
+    assert [set(log) for log in logs] == [{"loss", "kl"}] * 3
     assert logs[0] == logs[1]
     assert logs[2]["loss"] == pytest.approx(logs[0]["loss"], rel=1e-6)
     assert logs[0]["loss"] == pytest.approx(expected, rel=1e-4)
@@ -273,12 +274,14 @@ def test_evaluate_on_prompts_writes_the_responses(trained):
     )
     rollout = distiller.generate_rollout(TRAINING)
     mask = rollout["response_mask"]
+    kl = _forward_kl(
+        _logits(trained.teacher, rollout),
+        _logits(trained.student, rollout),
+        mask,
+    )
     expected = {
-        "loss": _forward_kl(
-            _logits(trained.teacher, rollout),
-            _logits(trained.student, rollout),
-            mask,
-        ),
+        "loss": kl,
+        "kl": kl,
         "acceptance_rate": (rollout["sources"][mask] == STUDENT).mean(),
         "teacher_token_fraction": (rollout["sources"][mask] == TEACHER).mean(),
         "response_length": mask.sum() / 3,
@@ -306,7 +309,7 @@ def test_teacher_sees_a_prompt_of_its_own(trained):
         _logits(trained.student, packed),
         packed["response_mask"],
     )
-    assert logs == {"loss": pytest.approx(expected, rel=1e-4)}
+    assert logs == pytest.approx({"loss": expected, "kl": expected}, rel=1e-4)
 
 
 def _own_view(teacher, packed, rollout):
@@ -422,6 +425,7 @@ def test_loss_and_metrics_cover_the_window(supervised):
         losses.append(np.mean(values) if values else 0.0)
     expected = {
         "loss": np.mean(losses),
+        "kl": np.mean(losses),
         "sparse_categorical_accuracy": np.mean(hits),
         "perplexity": np.exp(-np.mean(log_probs)),
     }

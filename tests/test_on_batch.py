@@ -33,14 +33,14 @@ def distiller():
 
 
 def test_strings(distiller):
-    loss = distiller.evaluate(DATA, verbose=0)
+    loss, kl = distiller.evaluate(DATA, verbose=0)
     logs = distiller.test_on_batch(DATA, return_dict=True)
-    assert logs == {"loss": pytest.approx(loss, rel=1e-5)}
+    assert logs == pytest.approx({"loss": loss, "kl": kl}, rel=1e-5)
     logs = distiller.train_on_batch(DATA, return_dict=True)
     assert logs["loss"] == pytest.approx(loss, rel=1e-5)
     lengths = distiller._pack(DATA)["response_mask"].sum(1)
     assert logs["response_length"] == pytest.approx(lengths.mean())
-    assert distiller.evaluate(DATA, verbose=0) < loss
+    assert distiller.evaluate(DATA, verbose=0)[0] < loss
     assert int(distiller.optimizer.iterations) == 1
 
 
@@ -52,7 +52,7 @@ def test_token_ids(m):
     distiller = m.make(rollout="supervised")
     distiller.compile(optimizer=keras.optimizers.SGD(0.0))
     losses = [
-        distiller.evaluate(data, verbose=0),
+        distiller.evaluate(data, verbose=0)[0],
         distiller.test_on_batch(data, return_dict=True)["loss"],
         distiller.train_on_batch(data, return_dict=True)["loss"],
     ]

@@ -70,7 +70,7 @@ def test_it_is_as_if_the_head_were_cut(role, architecture, rollout):
         }
         scores.append(distiller.evaluate(data, verbose=0))
         history = distiller.fit(BATCH, epochs=2, verbose=0).history
-        scores[-1] = [scores[-1], *history["loss"]]
+        scores[-1] = [*scores[-1], *history["loss"]]
         if rollout().is_speculative:
             texts.append(distiller.generate(BATCH)["token_ids"])
     for key, value in written[0].items():

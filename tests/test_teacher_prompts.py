@@ -150,7 +150,7 @@ def test_speculation(models, forward):
         "response_mask": expected > 1,
     }
     evaluated = distiller.evaluate(data, batch_size=len(LENGTHS), verbose=0)
-    assert evaluated == pytest.approx(loss, rel=1e-4)
+    assert evaluated[0] == pytest.approx(loss, rel=1e-4)
 
 
 def test_every_rollout(models, forward):
@@ -200,7 +200,7 @@ def test_equal_prompts_change_nothing(models):
     assert {Source.STUDENT, Source.TEACHER} <= set(plain["sources"].ravel())
     data = {k: plain[k] for k in (*batch, "response_mask")}
     losses = [
-        distiller.evaluate(x, batch_size=len(LENGTHS), verbose=0)
+        distiller.evaluate(x, batch_size=len(LENGTHS), verbose=0)[0]
         for x in (data, _with_teacher_prompts(data, batch))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -208,7 +208,7 @@ def test_equal_prompts_change_nothing(models):
     other = _with_teacher_prompts(
         data, writing.prompts(LENGTHS, LENGTH, seed=1)
     )
-    other = distiller.evaluate(other, batch_size=len(LENGTHS), verbose=0)
+    other, _ = distiller.evaluate(other, batch_size=len(LENGTHS), verbose=0)
     assert abs(other - losses[0]) > 0.01 * losses[0]
 
 
@@ -228,7 +228,7 @@ def test_hidden_states_of_the_same_response(models):
     for loss in (None, keras_skd.losses.HiddenStateL1(layers)):
         distiller.compile(hidden_state_loss=loss)
         losses.append(
-            distiller.evaluate(data, batch_size=len(LENGTHS), verbose=0)
+            distiller.evaluate(data, batch_size=len(LENGTHS), verbose=0)[0]
         )
 
     def states(model, name, token_ids):

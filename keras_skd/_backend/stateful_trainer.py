@@ -9,7 +9,7 @@ class StatefulTrainer:
         self.measure(rollout)
         logs = super().train_step((rollout,))
         self.training_step.assign_add(1)
-        return logs
+        return self.without_kl(logs)
 
     def test_step(self, data):
         batch = self.batch_of(data)

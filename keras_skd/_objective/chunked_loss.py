@@ -31,7 +31,8 @@ class ChunkedLoss:
 
     Args:
         loss: a `keras_skd.losses.DistillationLoss`.
-        teacher, student: `CachedCausalLM`s, for their heads.
+        teacher, student: `CachedCausalLM`s, for their heads. The teacher may
+            be `None` if the loss does not need it.
         chunk_size: int. How many positions are projected to logits at once.
             Defaults to `None`: 256, or the largest power of two that is not
             more than 8 million logits.
@@ -53,7 +54,9 @@ class ChunkedLoss:
         self.teacher = teacher
         self.student = student
         self.chunk_size = chunk_size
-        self._variables = teacher.head_variables + student.head_variables
+        self._variables = list(student.head_variables)
+        if teacher is not None:
+            self._variables += teacher.head_variables
         self._weights = [v for v in student.head_variables if v.trainable]
 
     def __call__(

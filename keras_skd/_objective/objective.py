@@ -17,8 +17,10 @@ class Objective:
 
     Args:
         loss: a `keras_skd.losses.DistillationLoss`, its name or its config.
+            Defaults to `None`: forward KL, or cross-entropy without a teacher.
         hidden_state_loss: a `keras_skd.losses.HiddenStateL1` or `None`.
-        teacher, student: `CachedCausalLM`s.
+        teacher: a `CachedCausalLM`, or `None` for none.
+        student: a `CachedCausalLM`.
         chunk_size: int or `None`. See `ChunkedLoss`.
 
     Call arguments:
@@ -28,17 +30,27 @@ class Objective:
         training: bool. Whether there will be a backward pass.
 
     Returns:
-        The loss, a scalar.
+        `(loss, kl)`, scalars. The second is the forward KL divergence of
+        `losses.ForwardKL()`, whatever the loss; `None` in training and without
+        a teacher.
     """
 
     def __init__(
         self, loss, hidden_state_loss, teacher, student, chunk_size=None
     ):
+        if loss is None:
+            loss = "cross_entropy" if teacher is None else "forward_kl"
         loss = losses.get(loss)
         if loss.reduction in ("none", None):
             raise ValueError(
                 "`loss` must be reduced to a number to train on. Received: "
                 f"{loss.name} with `reduction={loss.reduction!r}`"
+            )
+        if teacher is None and (loss.needs_teacher or hidden_state_loss):
+            raise ValueError(
+                "Without a teacher, the loss can only be of the tokens: "
+                "`loss='cross_entropy'`, and no `hidden_state_loss`. Received: "
+                f"loss={loss!r}, hidden_state_loss={hidden_state_loss!r}"
             )
         if chunk_size is not None:
             chunk_size = check_integer("loss_chunk_size", chunk_size, 1)
@@ -58,6 +70,11 @@ class Objective:
         self._read_teacher = _reader(teacher, layers[0])
         self._read_student = _reader(student, layers[1])
         self._chunked_loss = ChunkedLoss(loss, teacher, student, chunk_size)
+        self._kl = None
+        if teacher is not None:
+            self._kl = ChunkedLoss(
+                losses.ForwardKL(), teacher, student, chunk_size
+            )
 
     def read_student(self, token_ids, padding_mask, training=False):
         """The student's forward pass, up to its head.
@@ -75,20 +92,21 @@ class Objective:
         return outputs
 
     def __call__(self, outputs, rollout, training_step=0, training=True):
-        teacher_hidden_states, *layers = self._teacher_states(rollout)
-        loss = self._chunked_loss(
-            outputs["hidden_states"],
-            teacher_hidden_states,
-            rollout,
-            training_step,
-            training,
+        measures_kl = self._kl is not None and not training
+        teacher_hidden_states, *layers = self._teacher_states(
+            rollout, self.loss.needs_teacher or measures_kl
         )
+        states = outputs["hidden_states"], teacher_hidden_states
+        loss = self._chunked_loss(*states, rollout, training_step, training)
+        kl = None
+        if measures_kl:
+            kl = self._kl(*states, rollout, training=False)
         if self.hidden_state_loss is not None:
             mask = next_tokens(rollout)["response_mask"]
             loss = loss + self.hidden_state_loss(
                 layers, outputs["layers"], mask
             )
-        return loss
+        return loss, kl
 
     def batch_weight(self, rollout):
         """The weight of a rollout's loss in the mean over several rollouts."""
@@ -110,12 +128,12 @@ class Objective:
                 stacklevel=3,
             )
 
-    def _teacher_states(self, rollout):
+    def _teacher_states(self, rollout, needed):
         """The teacher's final hidden states, and those of the layers."""
         if self.hidden_state_loss is None:
             # After speculation, the teacher has read everything already.
             known = rollout.get("teacher_hidden_states")
-            if known is not None or not self.loss.needs_teacher:
+            if known is not None or not needed:
                 return [known]
         if not has_teacher_prompts(rollout):
             return self._read_teacher(

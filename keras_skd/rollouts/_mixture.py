@@ -29,6 +29,10 @@ class _Choice(Rollout):
         return any(rollout.needs_responses for rollout in self._rollouts)
 
     @property
+    def needs_teacher(self):
+        return any(rollout.needs_teacher for rollout in self._rollouts)
+
+    @property
     def is_speculative(self):
         return any(rollout.is_speculative for rollout in self._rollouts)
 

@@ -18,17 +18,20 @@ class Rollout(Configurable):
 
     Attributes:
         needs_responses: bool. Whether the data must have `"responses"`.
+        needs_teacher: bool. Whether `call` uses the teacher, which is `None`
+            in fine-tuning.
         is_speculative: bool. Whether there is an acceptance rate to report.
     """
 
     needs_responses = False
+    needs_teacher = True
     is_speculative = False
 
     def call(
         self,
         batch: dict,
         student: CachedCausalLM,
-        teacher: CachedCausalLM,
+        teacher: CachedCausalLM | None,
         stop_token_ids: tuple[int, ...] = (),
         training_step: keras.KerasTensor | int = 0,
     ) -> dict:

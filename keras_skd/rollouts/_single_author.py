@@ -39,6 +39,7 @@ class Supervised(Rollout):
     """
 
     needs_responses = True
+    needs_teacher = False
 
     def call(self, batch, student, teacher, stop_token_ids=(), training_step=0):
         token_ids = ops.cast(batch["token_ids"], "int32")
@@ -73,6 +74,8 @@ class OnPolicy(Rollout):
 
     - [Agarwal et al., 2023](https://arxiv.org/abs/2306.13649), lambda = 1.
     """
+
+    needs_teacher = False
 
     def __init__(
         self, student_sampler: str | keras_hub.samplers.Sampler = "random"

@@ -79,3 +79,11 @@ def test_the_switch_can_be_turned_at_any_time(tokens_read):
         seen.clear()
         write(BATCH)
         assert bool(seen) == run_eagerly
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_a_loop_of_keras(tokens_read, method):
+    model = distiller(speculative(), run_eagerly=True)
+    seen = tokens_read()
+    getattr(model, method)(BATCH, verbose=0)
+    assert len(seen) > BATCH["token_ids"].size

@@ -137,7 +137,7 @@ def test_in_a_distiller(models, name):
         distiller.compile(
             loss="reverse_kl", hidden_state_loss=hidden_state_loss
         )
-        losses.append(distiller.evaluate(batch, batch_size=4, verbose=0))
+        losses.append(distiller.evaluate(batch, batch_size=4, verbose=0)[0])
     # The position before a token predicts it.
     predicts = np.pad(batch["response_mask"][:, 1:], [(0, 0), (0, 1)])
     expected = _formula(

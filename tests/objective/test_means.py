@@ -47,7 +47,7 @@ def test_the_reported_loss_does_not_depend_on_the_batch_size(
             _batch(), batch_size=size, verbose=0, validation_data=_batch()
         )
         reported[size] = [
-            distiller.evaluate(_batch(), batch_size=size, verbose=0),
+            distiller.evaluate(_batch(), batch_size=size, verbose=0)[0],
             *(history.history[name][0] for name in ("loss", "val_loss")),
         ]
     whole = reported[4][0]

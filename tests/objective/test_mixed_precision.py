@@ -51,7 +51,7 @@ class _Whole(Objective):
     """The loss from the logits of the whole batch."""
 
     def __call__(self, outputs, rollout, training_step=0, training=True):
-        (teacher_states,) = self._teacher_states(rollout)
+        (teacher_states,) = self._teacher_states(rollout, needed=True)
         targets = next_tokens(rollout)
         chunked = self._chunked_loss
         values = self.loss.position_values(
@@ -60,7 +60,7 @@ class _Whole(Objective):
             targets["token_ids"],
             targets["sources"],
         )
-        return self.loss.reduce(values, targets["response_mask"])
+        return self.loss.reduce(values, targets["response_mask"]), None
 
 
 def _gradients(objective, student, scales):
@@ -74,7 +74,7 @@ def _gradients(objective, student, scales):
                 outputs = objective.read_student(
                     rollout["token_ids"], rollout["padding_mask"], True
                 )
-                return scale * objective(outputs, rollout)
+                return scale * objective(outputs, rollout)[0]
 
         return value_and_gradients(value, weights)[1]
 

@@ -65,6 +65,10 @@ def _read(objective, rollout):
     return objective.read_student(rollout["token_ids"], rollout["padding_mask"])
 
 
+def _loss(objective, outputs, rollout):
+    return float(objective(outputs, rollout, training=False)[0])
+
+
 def test_the_teacher_reads_only_what_is_needed(models):
     teacher, student = models
     rollout = _rollout()
@@ -74,7 +78,7 @@ def test_the_teacher_reads_only_what_is_needed(models):
     objective = Objective("forward_kl", None, teacher, student)
     outputs = _read(objective, rollout)
     assert set(outputs) == {"hidden_states"}
-    value = float(objective(outputs, rollout, training=False))
+    value = _loss(objective, outputs, rollout)
     reads = []
 
     class Counted(CachedCausalLM):
@@ -86,15 +90,49 @@ def test_the_teacher_reads_only_what_is_needed(models):
     # After speculation, its states are known.
     known = {**rollout, "teacher_hidden_states": states}
     objective = Objective("forward_kl", None, counted, student)
-    assert float(objective(outputs, known, training=False)) == pytest.approx(
-        value, rel=1e-5
-    )
+    assert _loss(objective, outputs, known) == pytest.approx(value, rel=1e-5)
     objective = Objective("cross_entropy", None, counted, student)
-    objective(outputs, rollout, training=False)
+    objective(outputs, rollout, training=True)
     assert not reads
     objective = Objective("forward_kl", None, counted, student)
     objective(outputs, rollout, training=False)
     assert len(reads) == 1
+
+
+@pytest.mark.parametrize(
+    "loss", ["forward_kl", "cross_entropy", "generalized_jsd"]
+)
+def test_kl_is_the_same_measure_for_every_loss(models, loss):
+    teacher, student = models
+    rollout = _rollout()
+    objective = Objective(loss, None, teacher, student)
+    outputs = _read(objective, rollout)
+    p, q = (
+        ops.convert_to_numpy(
+            m.logits(m.hidden_states(rollout["token_ids"], rollout["sources"]))
+        ).astype("float64")
+        for m in models
+    )
+    p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (p, q))
+    kl = (np.exp(p) * (p - q)).sum(-1)[:, :-1]
+    mask = ops.convert_to_numpy(rollout["response_mask"])[:, 1:]
+    expected = np.mean((kl * mask).sum(1) / mask.sum(1))
+    _, value = objective(outputs, rollout, training=False)
+    assert expected > 1e-3
+    assert float(value) == pytest.approx(expected, rel=1e-4)
+    _, value = objective(outputs, rollout, training=True)
+    assert value is None
+
+
+def test_without_a_teacher(models):
+    teacher, student = models
+    rollout = _rollout()
+    objective = Objective(None, None, None, student)
+    outputs = _read(objective, rollout)
+    loss, kl = objective(outputs, rollout, training=False)
+    assert kl is None
+    with_one = Objective("cross_entropy", None, teacher, student)
+    assert float(loss) == pytest.approx(_loss(with_one, outputs, rollout))
 
 
 def test_layers_are_compared_where_they_predict_the_response(models):
@@ -113,7 +151,7 @@ def test_layers_are_compared_where_they_predict_the_response(models):
     mask = ops.convert_to_numpy(rollout["response_mask"])
     predicts = np.pad(mask[:, 1:], [(0, 0), (0, 1)])
     expected = float(layer([theirs], [ours], predicts))
-    values = [float(o(outputs, rollout, training=False)) for o in (alone, both)]
+    values = [_loss(o, outputs, rollout) for o in (alone, both)]
     assert expected > 0.1
     assert values[1] - values[0] == pytest.approx(expected, rel=1e-4)
 

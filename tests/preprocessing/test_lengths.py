@@ -74,7 +74,7 @@ def _distiller(rollout, **kwargs):
 def test_fit_and_evaluate(make):
     batches = _batches(responses=True)
     distiller = _distiller("supervised")
-    losses = [distiller.evaluate(batch, verbose=0) for batch in batches]
+    losses = [distiller.evaluate(batch, verbose=0)[0] for batch in batches]
     expected = np.average(losses, weights=[rows for rows, _ in SHAPES])
     history = distiller.fit(
         make(batches), validation_data=make(batches), epochs=2, verbose=0

@@ -209,7 +209,7 @@ def test_skipped_in_streams(preprocessor, make, batch_size):
 def test_fit_skips(skipping, preprocessor, make):
     data = {"prompts": PROMPTS[:4], "responses": RESPONSES[:4]}
     short = {k: [v[i] for i in SHORT] for k, v in data.items()}
-    expected = skipping.evaluate(short, batch_size=1, verbose=0)
+    expected, _ = skipping.evaluate(short, batch_size=1, verbose=0)
     batch_size = 2 if make is dict else None
     with pytest.warns(UserWarning, match="Skipped 1 of 4 prompts in `x`"):
         history = skipping.fit(

@@ -1,3 +1,5 @@
+import contextlib
+
 import jax
 import keras
 
@@ -19,6 +21,9 @@ class RolloutTrainer:
     step) go on with the rest.
     """
 
+    # Measured with two cores: it goes into a message that asks for patience.
+    compile_seconds_per_layer = 0.8
+
     def train_step(self, state, data):
         trainable, non_trainable, optimizer, metrics = state
         rollout, non_trainable, metrics = self._stateless(
@@ -32,7 +37,8 @@ class RolloutTrainer:
             lambda: self.training_step.assign_add(1),
             *(trainable, non_trainable, metrics),
         )
-        return logs, (trainable, non_trainable, optimizer, metrics)
+        state = trainable, non_trainable, optimizer, metrics
+        return self.without_kl(logs), state
 
     def test_step(self, state, data):
         batch = self.batch_of(data)
@@ -52,9 +58,17 @@ class RolloutTrainer:
         return logs, state
 
     def _write_and_measure(self, data):
-        rollout = self.write(self.batch_of(data), self.rollout)
+        with self._eager_scope():
+            rollout = self.write(self.batch_of(data), self.rollout)
         self.measure(rollout)
         return rollout
+
+    @contextlib.contextmanager
+    def _eager_scope(self):
+        # With JIT disabled, loops run in Python, too.
+        eagerly = self.run_eagerly
+        with eager_scope(eagerly), jax.disable_jit(eagerly):
+            yield
 
     def _stateless(self, function, trainable, non_trainable, metrics):
         groups = self.non_trainable_variables, self.metrics_variables
@@ -95,9 +109,7 @@ class RolloutTrainer:
             self.sync_state()
             variables = [*self.variables, *states]
             values = [v.value for v in variables]
-            # With JIT disabled, loops run in Python, too.
-            eagerly = self.run_eagerly
-            with eager_scope(eagerly), jax.disable_jit(eagerly):
+            with self._eager_scope():
                 written, values = rollout_function(values, batch)
             for variable, value in zip(states, values):
                 variable.assign(value)

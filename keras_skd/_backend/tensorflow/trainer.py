@@ -7,6 +7,9 @@ from keras_skd._backend.stateful_trainer import StatefulTrainer
 class RolloutTrainer(StatefulTrainer):
     """The train step, with rollouts for TensorFlow."""
 
+    # Measured with two cores: it goes into a message that asks for patience.
+    compile_seconds_per_layer = 2.8
+
     def _make_function(self, step_function):
         """Keras' function of a step, and one for each length of the rows.
 

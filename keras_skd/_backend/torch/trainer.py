@@ -8,6 +8,9 @@ from keras_skd._backend.torch.replay import frozen_weights
 class RolloutTrainer(StatefulTrainer):
     """The train step, with rollouts for PyTorch."""
 
+    # Measured with two cores: it goes into a message that asks for patience.
+    compile_seconds_per_layer = 0.5
+
     def make_rollout_function(self, rollout):
         @torch.no_grad()
         def rollout_function(x):
