@@ -407,6 +407,7 @@ class Distiller(RolloutTrainer, keras.Model):
             "class_weight": class_weight,
             "sample_weight": sample_weight,
         }
+        self._check_trainable()
         x, keys = self._prepare("x", x, y, **weights)
         self._check_responses(keys)
         if validation_data is not None:
@@ -491,6 +492,7 @@ class Distiller(RolloutTrainer, keras.Model):
         _check_no_targets(
             y, sample_weight=sample_weight, class_weight=class_weight
         )
+        self._check_trainable()
         x = pack_batch(x, self._pack)
         self._check_responses(x)
         with self._unharmed():
@@ -671,6 +673,14 @@ class Distiller(RolloutTrainer, keras.Model):
     def _prepare(self, argument, x, y=None, **weights):
         _check_no_targets(y, **weights)
         return prepare(x, self._pack, argument)
+
+    def _check_trainable(self):
+        if not self.student.trainable_variables:
+            raise ValueError(
+                "The student has no trainable weights: there is nothing to "
+                "train. Set `student.trainable = True`, such as for a model "
+                "that was a teacher before."
+            )
 
     def _check_responses(self, keys):
         if self.rollout.needs_responses and "response_mask" not in keys:

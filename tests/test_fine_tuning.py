@@ -106,3 +106,29 @@ def test_what_needs_a_teacher(call, words):
         call(distiller)
     for word in words:
         assert word in str(info.value)
+
+
+def test_a_model_that_was_a_teacher():
+    teacher = _model()
+    keras_skd.Distiller(teacher, _model(seed=2))
+    distiller = keras_skd.Distiller(None, teacher)
+    distiller.compile()
+    for train in (distiller.fit, distiller.train_on_batch):
+        with pytest.raises(ValueError, match="`student.trainable = True`"):
+            train(DATA)
+    teacher.trainable = True
+    distiller.compile()
+    distiller.fit(DATA, verbose=0)
+
+
+def test_the_first_step_is_announced_once(capsys):
+    distiller = keras_skd.Distiller(None, _model())
+    for _ in range(2):
+        distiller.compile()
+        distiller.fit(DATA, verbose=0)
+        assert "compiles" not in capsys.readouterr().out
+        distiller.compile()
+        distiller.fit(DATA, verbose=2)
+        assert capsys.readouterr().out.count("The first step compiles") == 1
+        distiller.fit(DATA, verbose=2)
+        assert "compiles" not in capsys.readouterr().out
