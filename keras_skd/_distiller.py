@@ -647,16 +647,16 @@ class Distiller(RolloutTrainer, keras.Model):
 
     def _announce_compilation(self):
         """Says why the first step is slow: otherwise it looks like a hang."""
-        layers = [
-            getattr(model.backbone, "num_layers", None)
+        num_layers = sum(
+            getattr(model.backbone, "num_layers", 0)
             for model in (self.teacher, self.student)
             if model is not None
-        ]
-        if None in layers or self.run_eagerly:
+        )
+        if not num_layers or self.run_eagerly:
             return
-        seconds = self.compile_seconds_per_layer * sum(layers)
+        seconds = self.compile_seconds_per_layer * num_layers
         print(
-            f"The first step compiles models of {sum(layers)} layers for "
+            f"The first step compiles models of {num_layers} layers for "
             f"{keras.config.backend()}, once: about {seconds:.0f} s on a CPU.",
             flush=True,
         )

@@ -70,7 +70,7 @@ class Objective:
         self._read_teacher = _reader(teacher, layers[0])
         self._read_student = _reader(student, layers[1])
         self._chunked_loss = ChunkedLoss(loss, teacher, student, chunk_size)
-        self._kl = None
+        self._kl: ChunkedLoss | None = None
         if teacher is not None:
             self._kl = ChunkedLoss(
                 losses.ForwardKL(), teacher, student, chunk_size
@@ -92,15 +92,15 @@ class Objective:
         return outputs
 
     def __call__(self, outputs, rollout, training_step=0, training=True):
-        measures_kl = self._kl is not None and not training
+        measure_kl = None if training else self._kl
         teacher_hidden_states, *layers = self._teacher_states(
-            rollout, self.loss.needs_teacher or measures_kl
+            rollout, self.loss.needs_teacher or measure_kl is not None
         )
         states = outputs["hidden_states"], teacher_hidden_states
         loss = self._chunked_loss(*states, rollout, training_step, training)
         kl = None
-        if measures_kl:
-            kl = self._kl(*states, rollout, training=False)
+        if measure_kl is not None:
+            kl = measure_kl(*states, rollout, training=False)
         if self.hidden_state_loss is not None:
             mask = next_tokens(rollout)["response_mask"]
             loss = loss + self.hidden_state_loss(
