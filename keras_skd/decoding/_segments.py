@@ -1,8 +1,8 @@
 """Speculation by segments: whole sentences, steps or actions are accepted.
 
 In each round, the student drafts a segment of each row, and the teacher scores
-it. If the score is too low, the teacher writes a segment instead. Each row is at
-its own position.
+it. If the score is too low, the teacher writes a segment instead. Every row is
+at its own position.
 """
 
 from keras import ops
