@@ -6,7 +6,7 @@ from keras_skd._backend.torch.replay import frozen_weights
 
 
 class RolloutTrainer(StatefulTrainer):
-    """The train step, with rollouts for PyTorch."""
+    """The train step with rollouts for PyTorch."""
 
     def make_rollout_function(self, rollout):
         @torch.no_grad()
