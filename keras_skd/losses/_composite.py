@@ -55,9 +55,6 @@ class WeightedSum(_Composite):
     A sum that contains `keras_skd.losses.CrossEntropy` also needs the tokens.
 
     ```python
-    import keras
-    import keras_skd
-
     teacher_logits = keras.random.normal((2, 8, 32))
     student_logits = keras.random.normal((2, 8, 32))
     token_ids = keras.random.randint((2, 8), 0, 32)
@@ -161,9 +158,7 @@ class BySource(_Composite):
     Example:
 
     ```python
-    import keras
     import numpy as np
-    import keras_skd
 
     teacher_logits = keras.random.normal((1, 4, 32))
     student_logits = keras.random.normal((1, 4, 32))

@@ -34,9 +34,6 @@ class CrossEntropy(DistillationLoss):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     token_ids = keras.random.randint((2, 8), 0, 32)
     student_logits = keras.random.normal((2, 8, 32))
     response_mask = keras.ops.arange(8) >= keras.ops.array([[3], [5]])

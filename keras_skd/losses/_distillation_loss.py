@@ -73,9 +73,7 @@ class DistillationLoss(keras.losses.Loss, Configurable):
     The squared distance of the logits.
 
     ```python
-    import keras
     from keras import ops
-    import keras_skd
 
     class LogitDistance(keras_skd.losses.DistillationLoss):
         def compute_values(
@@ -338,8 +336,6 @@ def get(
     Example:
 
     ```python
-    import keras_skd
-
     loss = keras_skd.losses.get("reverse_kl")
     loss = keras_skd.losses.get(keras_skd.losses.ReverseKL)
     ```

@@ -136,9 +136,7 @@ class DistiLLM2(Divergence):
     Example:
 
     ```python
-    import keras
     import numpy as np
-    import keras_skd
 
     teacher_logits = keras.random.normal((2, 4, 32))
     student_logits = keras.random.normal((2, 4, 32))

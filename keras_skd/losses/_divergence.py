@@ -36,9 +36,7 @@ class Divergence(DistillationLoss):
     The chi-squared divergence, which the library does not have.
 
     ```python
-    import keras
     from keras import ops
-    import keras_skd
 
     class ChiSquared(keras_skd.losses.Divergence):
         def divergence(self, teacher_log_probs, student_log_probs):

@@ -26,9 +26,6 @@ class ForwardKL(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     teacher_logits = keras.random.normal((2, 8, 32))
     student_logits = keras.random.normal((2, 8, 32))
     response_mask = keras.ops.arange(8) >= keras.ops.array([[3], [5]])
@@ -63,9 +60,6 @@ class ReverseKL(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.ReverseKL(temperature=2.0)
     loss(y_true=logits[0], y_pred=logits[1])
@@ -105,9 +99,6 @@ class GeneralizedJSD(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.GeneralizedJSD(beta=0.1)
     loss(y_true=logits[0], y_pred=logits[1])
@@ -156,9 +147,6 @@ class SkewKL(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.SkewKL(alpha=0.1)
     loss(y_true=logits[0], y_pred=logits[1])
@@ -203,9 +191,6 @@ class SkewReverseKL(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.SkewReverseKL(alpha=0.1)
     loss(y_true=logits[0], y_pred=logits[1])
@@ -259,9 +244,6 @@ class TotalVariation(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.TotalVariation()
     loss(y_true=logits[0], y_pred=logits[1])
@@ -308,9 +290,6 @@ class AdaptiveKL(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.AdaptiveKL()
     loss(y_true=logits[0], y_pred=logits[1])

@@ -33,9 +33,6 @@ class HiddenStateL1(Configurable):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     teacher_states = [keras.random.normal((2, 8, 16)) for _ in range(3)]
     student_states = [keras.random.normal((2, 8, 16)) for _ in range(3)]
     response_mask = keras.ops.arange(8) >= keras.ops.array([[3], [5]])
