@@ -85,7 +85,7 @@ def next_logits(model, sequences, cache, ahead=0):
     return logits[:, 0], cache
 
 
-def cache_stages(sequence_length, first=128, factor=4):
+def cache_stages(sequence_length):
     """The lengths that a cache grows through, each with the one before it.
 
     Attention runs over the whole cache, including its unused end. So caches
@@ -95,9 +95,9 @@ def cache_stages(sequence_length, first=128, factor=4):
         List of pairs `(previous, length)`, the first from 0, the last to
         `sequence_length`.
     """
-    lengths = [0]
-    while first < sequence_length:
-        lengths.append(first)
-        first *= factor
+    lengths, length = [0], 128
+    while length < sequence_length:
+        lengths.append(length)
+        length *= 4
     lengths.append(sequence_length)
     return list(zip(lengths, lengths[1:]))

@@ -304,10 +304,11 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         return ops.cast(ops.shape(weights)[0], self.dtype)
 
     def get_config(self) -> dict:
-        config = super().get_config()
-        config.update(
-            {"source_weights": self.source_weights, "dtype": self.dtype}
-        )
+        config = {
+            **super().get_config(),
+            "source_weights": self.source_weights,
+            "dtype": self.dtype,
+        }
         if self.name == self._default_name():
             del config["name"]
         return config

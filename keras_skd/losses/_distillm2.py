@@ -258,15 +258,12 @@ class DistiLLM2(Divergence):
         )
 
     def get_config(self) -> dict:
-        config = super().get_config()
-        config.update(
-            {
-                "steps_per_epoch": self.steps_per_epoch,
-                "epochs": self.epochs,
-                "alpha": self.alpha,
-                "min_alpha": self.min_alpha,
-                "beta": self.beta,
-                "stop_gradient_mixture": self.stop_gradient_mixture,
-            }
-        )
-        return config
+        return {
+            **super().get_config(),
+            "steps_per_epoch": self.steps_per_epoch,
+            "epochs": self.epochs,
+            "alpha": self.alpha,
+            "min_alpha": self.min_alpha,
+            "beta": self.beta,
+            "stop_gradient_mixture": self.stop_gradient_mixture,
+        }

@@ -107,11 +107,8 @@ class Divergence(DistillationLoss):
         return tuple(log_probs)
 
     def get_config(self) -> dict:
-        config = super().get_config()
-        config.update(
-            {
-                "temperature": self.temperature,
-                "top_k_targets": self.top_k_targets,
-            }
-        )
-        return config
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "top_k_targets": self.top_k_targets,
+        }
