@@ -92,7 +92,7 @@ def shared_vocabulary_size(teacher, student, vocabulary_size=None) -> int:
 
 
 def _check_tokenizers(teacher, student):
-    """Returns whether both have tokenizers. If so, they must be the same."""
+    """Whether both models have tokenizers. If so, these must be the same."""
     if teacher.preprocessor is None or student.preprocessor is None:
         return False
     theirs, ours = (m.preprocessor.tokenizer for m in (teacher, student))

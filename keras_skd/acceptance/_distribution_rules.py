@@ -53,8 +53,8 @@ class Interpolated(DistributionRule):
         gamma = value_at(self.gamma, training_step)
         # Ratios above 1 count as 1, and are clipped before `exp` overflows.
         ratio = ops.exp(ops.minimum(p - q, 0.0))
-        # A token that either cannot draw is rejected: its log 0 - log 0 is 0,
-        # and a student that has diverged drafts such tokens.
+        # The ratio is 0 for a token that either cannot draw: log 0 - log 0
+        # would give 1, and a student that has diverged drafts such tokens.
         ratio = ops.where(ops.minimum(p, q) <= LOG_ZERO, 0.0, ratio)
         uniform = keras.random.uniform(
             ops.shape(token_ids), dtype="float32", seed=self.seed_generator

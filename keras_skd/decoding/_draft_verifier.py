@@ -74,7 +74,7 @@ class DraftVerifier:
             distributions: those of `distributions()` at one position, of shape
                 `(batch, vocabulary_size)`.
             is_draft: bool tensor of shape `(batch,)`. Whether the position
-                holds a draft, which was rejected.
+                holds a draft.
         """
         if not self.compares_distributions:
             return sample(self.teacher_sampler, *distributions)

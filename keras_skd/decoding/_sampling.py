@@ -132,7 +132,7 @@ def _token_at(probabilities, uniform):
 
 
 def _invert(weights, uniform):
-    """The first index whose cumulative sum exceeds `uniform` of the total."""
+    """The first index whose cumulative share of the total exceeds `uniform`."""
     ends = ops.cumsum(weights, axis=-1)
     before = ends <= uniform * ends[:, -1:]
     return ops.sum(ops.cast(before, "int32"), axis=-1)

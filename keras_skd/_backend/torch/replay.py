@@ -13,7 +13,7 @@ from keras_skd._backend.eager import is_eager
 from keras_skd._backend.torch.graph import Graph
 from keras_skd._backend.torch.vmap import vmap_scope
 
-# The weights that replays have read, or `None` if they must not keep them.
+# The weights that replays have read, or `None` outside of `frozen_weights`.
 _weights = ContextVar("weights", default=None)
 
 
