@@ -1,11 +1,11 @@
 # make demo    distil a real model (KERAS_BACKEND=jax, tensorflow or torch)
 # make test    the test suite, once per backend, in TEST_WORKERS processes
 # make lint    ruff and mypy, as CI runs them
-# make format  let ruff mend and lay out what it can
+# make format  fix and format the code with ruff
 # make docs    guides and API reference, into site/; any warning is an error
-# make api     rewrite tests/public_api.txt, after a change that is meant
+# make api     rewrite tests/public_api.txt, after an intended change
 # make bench   benchmarks, beside TRL and Transformers: takes hours
-# make clean   remove what the above made, the environment included
+# make clean   remove everything that the above made, with the environment
 
 KERAS_BACKEND ?= jax
 PYTHON ?= python3
@@ -19,7 +19,7 @@ BENCH_ARGS ?=
 BACKENDS := jax tensorflow torch
 BIN := $(VENV)/bin
 
-# Every test is in one of them: new folders come with the second.
+# Every test is in one of these parts: new folders join the second.
 PART_1 := tests/decoding tests/rollouts
 PART_2 := $(filter-out $(PART_1) tests/support,$(patsubst %/,%,$(wildcard tests/*/)))
 PART_3 := $(wildcard tests/test_[a-d]*.py)
@@ -27,8 +27,8 @@ PART_4 := $(wildcard tests/test_[e-z]*.py)
 
 PIP := $(BIN)/python -m pip install --quiet
 
-# The versions that the project is tested with. Whether a PyTorch for the CPU
-# or for CUDA arrives is pip's configuration (an index or a wheel folder).
+# The versions that the project is tested with. pip's configuration (an index or
+# a wheel folder) decides whether PyTorch is for the CPU or for CUDA.
 PIN_jax := jax==0.10.2
 PIN_tensorflow := tensorflow==2.21.*
 PIN_torch := torch==2.13.0
@@ -42,12 +42,12 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 demo: $(VENV)/demo-$(KERAS_BACKEND).stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/distill_smollm2.py $(DEMO_ARGS)
 
-# -k: a backend that fails does not hide what the others say.
+# -k: if one backend fails, the others are tested all the same.
 test: $(VENV)/test.stamp
 	@$(MAKE) -k --no-print-directory $(BACKENDS:%=test-%)
 
-# In parts, each in processes of its own: TensorFlow keeps every program that XLA
-# has compiled for as long as a process lives, which is gigabytes for all tests.
+# In parts, each in its own processes: TensorFlow keeps all programs that XLA has
+# compiled until its process ends, which is gigabytes for all tests.
 $(BACKENDS:%=test-%): test-%: $(VENV)/test.stamp
 	status=0; for part in "$(PART_1)" "$(PART_2)" "$(PART_3)" "$(PART_4)"; do \
 		KERAS_BACKEND=$* $(BIN)/python -m pytest $$part \
@@ -79,8 +79,8 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps: pip runs again only when what it should install has changed. That
-# of pip itself is for environments older than dependency groups.
+# The stamps: pip runs again only if the list of packages may have changed. The
+# first one upgrades a pip that is older than dependency groups.
 $(VENV)/pip.stamp:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "pip>=25.1"
@@ -102,7 +102,7 @@ $(VENV)/lint.stamp $(VENV)/docs.stamp: $(VENV)/%.stamp: \
 	$(PIP) --group $*
 	touch $@
 
-# What the benchmarks compare with, at its current release.
+# The peers of the benchmarks, at their current releases.
 $(PEERS)/bench.stamp: Makefile
 	@echo "Installing into $(PEERS), which takes minutes the first time."
 	$(PYTHON) -m venv $(PEERS)

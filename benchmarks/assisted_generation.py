@@ -3,9 +3,9 @@
     .venv-peers/bin/python benchmarks/assisted_generation.py --shape small
 
 `run.py` starts it. This is the engine of SKD's official sampler: it takes one
-prompt at a time, and five drafts a round. The rule put into it accepts a draft
-that is among the teacher's `k` likeliest tokens, replaces the first other one
-by a sample of the teacher, and adds nothing where all are accepted.
+prompt at a time, and five drafts a round. The rule accepts drafts among the
+teacher's `k` likeliest tokens, replaces the first rejected one by a sample of
+the teacher, and adds no bonus token.
 """
 
 import argparse

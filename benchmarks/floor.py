@@ -1,4 +1,4 @@
-"""What a training step cannot do without, each part compiled alone (JAX)."""
+"""The unavoidable parts of a training step, each compiled alone (JAX)."""
 
 import jax
 import keras
@@ -16,7 +16,7 @@ from keras_skd.losses import ForwardKL
 
 
 def parts(bench, batch):
-    """The student writes, the teacher reads all of it once, the student learns.
+    """The student writes, the teacher reads the text once, the student learns.
 
     No speculation, no sampling by the teacher, no optimizer and no metrics; a
     loop in Python over compiled one-token steps.
@@ -48,7 +48,7 @@ def parts(bench, batch):
         return choose(hidden_states[:, 0]), cache
 
     def choose(hidden_states):
-        # The state of the seed stays as it is: the same numbers at each token.
+        # The seed's state is not updated: every token gets the same numbers.
         return sample(sampler, student_lm.logits(hidden_states))
 
     variables = [*student.variables, sampler.seed_generator.state]

@@ -2,10 +2,10 @@
 
     KERAS_BACKEND=jax python benchmarks/memory.py
 
-The loss of hidden states and its gradients, with and without the logits of the
-whole batch, each in a process of its own. What is counted is the peak of the
-resident memory above that before the call, without the gradients that it
-returns. Linux only: the peak comes from /proc.
+The loss on hidden states and its gradients, with and without the logits of the
+whole batch, each in its own process. The measure is the peak of the resident
+memory above that before the call, without the gradients that it returns. Linux
+only: the peak comes from /proc.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def resident(peak=False):
 
 
 def settle():
-    """Gives back what is free, and lets the peak begin from here."""
+    """Frees unused memory, and resets the peak."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")
@@ -69,8 +69,8 @@ def make_function(variant, vocabulary_size, hidden_dim):
     teacher_lm, student_lm = CachedCausalLM(teacher), CachedCausalLM(student)
     variables = student_lm.head_variables + teacher_lm.head_variables
 
-    # Every position but the first is a response's: the whole logits hold
-    # nothing that the loss does not need.
+    # Every position but the first is part of a response, so that the loss needs
+    # all of the logits.
     shape = BATCH_SIZE, RESPONSE_LENGTH + 1
     random = np.random.default_rng(SEED)
     mask = np.ones(shape, bool)
@@ -155,7 +155,7 @@ def measure(variant, output, repeats, vocabulary_size, hidden_dim):
 
 
 def largest_difference(paths):
-    """Between two files of arrays, relative to each array's largest value."""
+    """Compares two files of arrays, relative to each array's largest value."""
     first, second = (np.load(path) for path in paths)
     return max(
         float(np.abs(first[key] - second[key]).max() / np.abs(first[key]).max())

@@ -31,9 +31,9 @@ from keras_skd.rollouts import Speculative
 
 
 class Controlled(keras_skd.acceptance.TeacherRule):
-    """Accepts a draft with a given probability, whatever the models say.
+    """Accepts a draft with a given probability, whatever its logits.
 
-    The probability is a variable: one compiled rollout does for all.
+    The probability is a variable: one compiled rollout serves all values.
     """
 
     def __init__(self, probability=0.5):
@@ -54,9 +54,9 @@ class Controlled(keras_skd.acceptance.TeacherRule):
 
 
 class StopsAfter(keras_hub.samplers.RandomSampler):
-    """Samples, and writes the stop token as the `num_tokens`-th of a rollout.
+    """Samples, but returns the stop token in call `num_tokens`.
 
-    Counts its calls from when `count` was set to 0.
+    Calls are counted from when `count` was set to 0.
     """
 
     def __init__(self, num_tokens, seed=SEED):
@@ -76,7 +76,7 @@ class StopsAfter(keras_hub.samplers.RandomSampler):
 
 
 class Clock(keras.callbacks.Callback):
-    """How long the last training step of `fit` took, to its last operation."""
+    """Times the last training step of `fit`, up to its last operation."""
 
     def on_train_batch_begin(self, batch, logs=None):
         self._start = time.perf_counter()
@@ -130,7 +130,7 @@ def make_batch(shape, sequence_length=None):
     return {"token_ids": token_ids, "padding_mask": padding_mask}
 
 
-# Measurements: callables that return a record.
+# Measurements are callables that return a record.
 
 
 def step(distiller, batch):
@@ -152,9 +152,9 @@ def step(distiller, batch):
 def write(distiller, batch, also=()):
     """A rollout alone.
 
-    `also` names what else to record: `"acceptance_rate"`, or of the passes of
-    the teacher `"tokens_per_row_and_pass"`, which counts those in which the row
-    was being written, and `"tokens_per_pass"`, which counts all.
+    `also` names what else to record: `"acceptance_rate"`,
+    `"tokens_per_row_and_pass"`, which counts the passes of the teacher in which
+    a row was being written, or `"tokens_per_pass"`, which counts all.
     """
     batch = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
 
@@ -254,7 +254,7 @@ def generate(bench):
 
 
 def acceptance(bench):
-    """What acceptance does to the time of a rollout."""
+    """The time of a rollout at several acceptance rates."""
     batch = make_batch(bench.shape)
     for name, decoding in (("", "ragged"), (" in lock-step", "lockstep")):
         distiller = bench.distiller(
@@ -268,7 +268,7 @@ def acceptance(bench):
 
 
 def passes(bench):
-    """How far a pass of the teacher takes each row, by batch size."""
+    """The tokens that each row gains in a teacher pass, by batch size."""
     distiller = bench.distiller(
         Speculative(acceptance=Controlled(0.9), num_speculative_tokens=8)
     )
@@ -285,9 +285,9 @@ def passes(bench):
 
 
 def length(bench):
-    """The same number of new tokens, with little and with much room."""
+    """The same number of new tokens, in short and in long sequences."""
     shape = bench.shape
-    # Where every draft stands, the student's n-th token is the row's n-th.
+    # If every draft is accepted, the student's n-th token is the row's n-th.
     everything = TopK(shape.vocabulary_size)
     for sequence_length in (128, 1024):
         batch = make_batch(shape, sequence_length)
@@ -313,7 +313,7 @@ def length(bench):
 
 
 def floor(bench):
-    """What a step cannot do without, each part compiled alone, on JAX."""
+    """The unavoidable parts of a step, each compiled alone, on JAX."""
     if keras.config.backend() == "jax":
         from floor import parts
 

@@ -17,7 +17,7 @@ def make_model(size, vocabulary_size):
         num_attention_heads=size.num_query_heads,
         num_key_value_heads=size.num_key_value_heads,
         tie_word_embeddings=True,
-        # KerasHub's. Twice as much, and tied models repeat their prompts.
+        # The value of KerasHub. With twice as much, tied models repeat prompts.
         initializer_range=0.01,
         pad_token_id=PADDING_ID,
         bos_token_id=None,

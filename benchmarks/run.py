@@ -3,8 +3,8 @@
     python benchmarks/run.py
     python benchmarks/run.py --shapes small --backends jax --only skd
 
-What is measured is written to `benchmarks/raw/` at once. With the `--name` of
-an earlier run, it goes on where that one was stopped.
+Every measurement is written to `benchmarks/raw/` at once. With the `--name` of
+an earlier run, it resumes that run.
 """
 
 import argparse
@@ -35,7 +35,7 @@ NUM_THREADS = 2
 
 
 def environment(backend="torch"):
-    """The same number of threads, and the CPU, for everybody."""
+    """The same number of threads, and the CPU, for every process."""
     threads = [
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
@@ -88,7 +88,7 @@ def make_jobs(args):
 
 
 def run(name, backend, command, directory):
-    """Runs a process, and keeps its records as they come."""
+    """Runs a process, and saves each of its records at once."""
     path = directory / f"{name}.jsonl"
     if path.exists() and '"finished"' in path.read_text():
         print(f"{name}: measured already", file=sys.stderr)
@@ -115,7 +115,7 @@ def run(name, backend, command, directory):
 
 
 def describe(args, path):
-    """Notes the machine and the state of the code, for the table."""
+    """Records the machine and the state of the code, for the table."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=HERE,

@@ -36,7 +36,7 @@ RATES = [0.0, 0.25, 0.5, 0.75, 0.9, 1.0]
 def measure(shape, acceptance_rates, repeats):
     """Seconds of a rollout and of a step, at each acceptance rate.
 
-    One distiller does for all rates: the rate is a variable of it.
+    One distiller serves all rates, since the rate is a variable.
     """
     bench = ours.Bench(shape)
     batch = ours.make_batch(shape)

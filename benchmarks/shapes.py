@@ -1,4 +1,4 @@
-"""What is measured: the sizes of the models and of the batch.
+"""The sizes of the models and of the batch that are measured.
 
 Nothing here depends on a framework: the peers read the same file.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 SEED = 0
 
-# Prompts and samples keep clear of these.
+# Prompts and samples do not contain these ids.
 PADDING_ID, STOP_ID = 0, 1
 
 
@@ -83,7 +83,7 @@ SHAPES = {
         student=dataclasses.replace(_SMOLLM2_135M, num_layers=10),
         teacher=_SMOLLM2_135M,
     ),
-    # To try the scripts with: its times say nothing.
+    # For trying out the scripts: its times are meaningless.
     "toy": Shape(
         vocabulary_size=64,
         student=Llama(1, 16, 2, 1, 32),

@@ -21,7 +21,7 @@ COLUMNS = {
     "peers": "TRL, Transformers",
 }
 
-# What is recorded, its name in the table and its format.
+# The recorded fields, their names in the table and their formats.
 FIELDS = {
     "seconds": ("s", "{:.3g}"),
     "gigabytes": ("GB", "{:.2f}"),
@@ -46,7 +46,7 @@ FLOOR = [
 FLOOR_SUM = "floor: all of it"
 TRL_STEP = "TRL GKD step, no checkpointing"
 
-# What is divided by what: of the same backend, or of a peer.
+# The ratios in the table: of two measurements of a backend, or of a peer.
 RATIOS = [
     (TRL_STEP, "SKD step, every draft accepted"),
     (TRL_STEP, "SKD step, trained pair"),
@@ -135,7 +135,7 @@ class Results:
 
 
 def _order(path):
-    """Ours before the peers', as the columns are."""
+    """Sorts our columns before the peers'."""
     what = path.stem.split("-")[1]
     return [*COLUMNS, "trl", "assisted"].index(what)
 
@@ -204,7 +204,7 @@ def _spread(values, form):
 
 
 def _together(measurement, drafts=8, accepted=0.9):
-    """What a pass would write if the batch moved by its slowest row.
+    """The tokens per pass if the batch moved at the pace of its slowest row.
 
     A row writes at least n tokens if its first n - 1 drafts are accepted; the
     batch, if those of all its rows are.

@@ -1,7 +1,7 @@
-"""Repeated measurements in turn, written down one by one.
+"""Repeats measurements in turn, and prints each as a record.
 
-A record is a line of JSON on the standard output, so that what was measured
-before a stop is not lost. Nothing here depends on a framework.
+A record is a line of JSON on the standard output, so that an interrupt does not
+lose it. Nothing here depends on a framework.
 """
 
 import importlib.metadata
@@ -18,16 +18,16 @@ def emit(**record):
 
 
 def emit_versions(*packages, **labels):
-    """Prints what the measurements of this process were made with."""
+    """Prints the versions of the packages in this process."""
     versions = {p: importlib.metadata.version(p) for p in packages}
     emit(versions={"python": platform.python_version(), **versions}, **labels)
 
 
 def interleave(measurements, repeats, **labels):
-    """Makes all measurements once, then all again, so that all see the same.
+    """Makes all measurements in turn, so that the machine's state affects all.
 
-    The first round compiles, the second settles what follows from the one
-    before it (the number of drafts, caches), and `repeats` more are counted.
+    The first round compiles, the second settles everything that adapts (the
+    number of drafts, caches), and `repeats` more are counted.
 
     Args:
         measurements: dict from names to callables that return a dict such as
@@ -40,7 +40,7 @@ def interleave(measurements, repeats, **labels):
         for name, measure in list(measurements.items()):
             try:
                 record = measure()
-            except Exception:  # The others go on.
+            except Exception:  # The other measurements go on.
                 print(name, traceback.format_exc(), sep="\n", file=sys.stderr)
                 emit(measurement=name, phase="failed", **labels)
                 del measurements[name]
@@ -49,7 +49,7 @@ def interleave(measurements, repeats, **labels):
 
 
 def timed(function):
-    """A measurement of a function that returns when its work is done."""
+    """Makes a measurement from a function that waits for its result."""
 
     def measure():
         start = time.perf_counter()

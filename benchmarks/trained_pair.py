@@ -1,4 +1,4 @@
-"""Measures keras_skd on models that were trained: the pair of the example.
+"""Measures keras_skd on the trained models of the example.
 
     KERAS_BACKEND=jax python benchmarks/trained_pair.py
 
@@ -57,7 +57,7 @@ def main():
     teacher = smollm2.load_teacher()
     student = smollm2.make_student(teacher)
     data = make_batches(student.preprocessor.tokenizer, shape, NUM_STEPS + 1)
-    # The data is token ids already, and no token ends a response.
+    # The data is token ids, and no token ends a response.
     student.preprocessor = None
     sampler = keras_hub.samplers.RandomSampler(temperature=0.7)
     distiller = keras_skd.Distiller(
@@ -72,7 +72,7 @@ def main():
     train = {k: v[shape.batch_size :] for k, v in data.items()}
     distiller.fit(train, batch_size=shape.batch_size, verbose=0)
 
-    # The pair is measured as it is now.
+    # A tiny rate, so that the measured steps hardly change the pair.
     distiller.optimizer.learning_rate = 1e-6
     batch = {k: v[: shape.batch_size] for k, v in data.items()}
     interleave(

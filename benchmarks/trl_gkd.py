@@ -25,7 +25,7 @@ from trl.experimental.gkd import GKDTrainer
 
 
 class TimedTrainer(GKDTrainer):
-    """Notes how long the last rollout took, and checks its shape."""
+    """Times the last rollout, and checks its shape."""
 
     shape = None
     rollout_seconds = None
@@ -72,7 +72,7 @@ class Emit(transformers.TrainerCallback):
 
 
 def make_tokenizer(vocabulary_size):
-    """One word for each token: the trainer has to have one."""
+    """A tokenizer with one word for each token, which the trainer requires."""
     words = {f"w{i}": i for i in range(2, vocabulary_size)}
     words.update({"<pad>": PADDING_ID, "<stop>": STOP_ID})
     model = tokenizers.models.WordLevel(words, unk_token="<pad>")
@@ -129,7 +129,7 @@ def train(name, shape_name, repeats, directory, **arguments):
         processing_class=tokenizer,
         callbacks=[Emit(name, shape_name)],
     )
-    # The tokenizer has to have a token that ends a text; nothing may end here.
+    # The tokenizer must have an end token, but no text may end early.
     trainer.model.generation_config.eos_token_id = None
     trainer.generation_config.eos_token_id = None
     trainer.train()

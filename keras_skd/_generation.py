@@ -1,4 +1,4 @@
-"""Text of the teacher, with the student as its drafter."""
+"""Generation of the teacher's text, with the student as its drafter."""
 
 import collections
 import json
@@ -18,8 +18,8 @@ _NUM_KEPT = 8
 class LosslessSpeculative(Speculative):
     """Lossless speculative decoding: text distributed as the teacher's.
 
-    Unlike in distillation, the teacher adds a token of its own where all drafts
-    are accepted: one more token for the same number of teacher passes.
+    Unlike in distillation, the teacher adds a bonus token where all drafts are
+    accepted, without another pass.
     """
 
     _bonus = True
@@ -37,11 +37,11 @@ class LosslessSpeculative(Speculative):
 
 
 class Generator:
-    """Generates token ids, compiled once for each sampler and set of stops.
+    """Generates token ids, compiled once for each sampler and stop tokens.
 
     Args:
-        make_function: callable from a rollout to a function of a batch that
-            runs it.
+        make_function: callable from a rollout to a function that runs it on a
+            batch.
         seed: int or `None`.
 
     Call arguments:
@@ -65,7 +65,7 @@ class Generator:
             rollout = LosslessSpeculative(sampler, stop_token_ids)
             if self._seed is not None:
                 rollout.set_seed(self._seed)
-            # The sampler stays: a key may be its identity.
+            # Keeps the sampler alive, since the key may be its `id`.
             self._functions[key] = self._make_function(rollout), sampler
         self._functions.move_to_end(key)
         if len(self._functions) > _NUM_KEPT:
@@ -75,7 +75,7 @@ class Generator:
 
 
 def _key(sampler):
-    """What samplers that draw alike have in common."""
+    """A key that samplers of equal configs share."""
     serialized = keras.saving.serialize_keras_object(sampler)
     try:
         return json.dumps(serialized, sort_keys=True)
@@ -84,34 +84,34 @@ def _key(sampler):
 
 
 def check_finite(rollout: dict):
-    """Refuses text of a teacher that has diverged.
+    """Checks that the teacher has not diverged.
 
     Args:
         rollout: dict of NumPy arrays, from a `Generator`.
 
     Raises:
-        ValueError: if the teacher's hidden states are not numbers.
+        ValueError: if the teacher's hidden states are NaN.
     """
     states = rollout.get("teacher_hidden_states")
     # The logits at a position predict the next token.
     predicts = rollout["response_mask"][:, 1:]
     if states is not None and np.isnan(states[:, :-1][predicts]).any():
         raise ValueError(
-            "The teacher has diverged: its hidden states are not numbers, and "
-            "no text can be drawn from them. Check its weights, and in float16 "
-            "its dtype: bfloat16 does not overflow."
+            "The teacher has diverged: its hidden states are NaN. Check its "
+            "weights, and if its dtype is float16, use bfloat16, which does "
+            "not overflow."
         )
 
 
 def statistics(rollout: dict) -> dict:
-    """How well the student drafted.
+    """Returns the statistics of speculative decoding.
 
     Args:
         rollout: dict of NumPy arrays, from a `Generator`.
 
     Returns:
         dict of floats: `"acceptance_rate"` (accepted over tested drafts) and
-        `"tokens_per_teacher_call"` (for one row).
+        `"tokens_per_teacher_call"` (per row).
     """
     num_accepted = (rollout["sources"] == Source.STUDENT).sum()
     num_written = rollout["response_mask"].sum()

@@ -1,25 +1,25 @@
 """Arithmetic on log-probabilities.
 
-Everything here works on the last axis, the vocabulary, and knows nothing about
-masks, sequences or which of its arguments is the teacher.
+All functions work on the last axis, the vocabulary. They know nothing about
+masks or sequences, or which model is the teacher.
 """
 
 from typing import Any
 
 from keras import ops
 
-Tensor = Any  # A tensor of whichever backend Keras runs on.
+Tensor = Any  # A tensor of Keras' backend.
 
 # The logarithm of a probability of zero. It is finite, so that
-# `0 * (log 0 - log 0)` is 0 and its gradient is too, and far below any
-# log-probability that finite logits can give.
+# `0 * (log 0 - log 0)` and its gradient are 0, and far below any
+# log-probability of finite logits.
 LOG_ZERO = -1e30
 
 
 def safe_log(probabilities: Tensor) -> Tensor:
     """Returns the log of probabilities, `LOG_ZERO` where they are zero."""
     is_zero = probabilities <= 0
-    # Inside `log` as well: the gradient of a `where` looks at both sides.
+    # Inside `log` as well: the gradient of `where` evaluates both sides.
     return ops.where(
         is_zero, LOG_ZERO, ops.log(ops.where(is_zero, 1.0, probabilities))
     )
@@ -47,7 +47,7 @@ def scale_logits(logits: Tensor, temperature: float, dtype: str) -> Tensor:
 def log_add_exp(x: Tensor, y: Tensor) -> Tensor:
     """Returns `log(exp(x) + exp(y))`, with the right gradient where `x == y`.
 
-    There, `ops.logaddexp` has the gradient (1, 0) on TensorFlow, and not
+    There, the gradient of `ops.logaddexp` on TensorFlow is (1, 0) instead of
     (1/2, 1/2).
     """
     is_larger = x >= y
@@ -78,14 +78,14 @@ def top_k_and_rest(
         k: int, below the size of the vocabulary.
 
     Returns:
-        Two tensors `(..., k + 1)` of log-probabilities. Each sums to one: the
-        last entry holds the mass of all the entries left out.
+        Two tensors `(..., k + 1)` of log-probabilities, in which the last entry
+        holds the mass of all the entries left out.
     """
     vocabulary_size = log_p.shape[-1]
     top_log_p, token_ids = ops.top_k(log_p, k)
     top_log_q = ops.take_along_axis(log_q, token_ids, axis=-1)
 
-    # Where the kept entries are. A comparison with the k-th largest value
+    # The mask of the kept entries. A comparison with the k-th largest value
     # would lose entries that tie with it; a one-hot sum would hold k
     # vocabularies at once.
     token_ids = ops.reshape(token_ids, (-1, k))
@@ -102,7 +102,7 @@ def top_k_and_rest(
     kept = ops.reshape(kept, ops.shape(log_p))
 
     # The rest is summed: for a confident model, 1 minus the top k would round
-    # to zero, and its logarithm to minus infinity.
+    # to zero.
     def append_rest(top, log_probs):
         rest = ops.logsumexp(
             ops.where(kept, LOG_ZERO, log_probs), axis=-1, keepdims=True

@@ -1,4 +1,4 @@
-"""Rollouts to look at, which leave the training as it was."""
+"""Previews of rollouts, which do not affect the training."""
 
 import contextlib
 import random
@@ -7,20 +7,19 @@ import numpy as np
 from keras import ops
 
 from keras_skd._seeding import derive_seed
-
-_KEYS = "token_ids", "padding_mask", "response_mask", "sources", "draft_mask"
+from keras_skd.rollouts._rollout import ROLLOUT_KEYS
 
 
 class Preview:
-    """Runs a rollout on random numbers of its own.
+    """Runs a rollout with its own random numbers.
 
     Args:
         rollout: a `keras_skd.rollouts.Rollout`.
         seed: int or `None`.
 
     Call arguments:
-        function: callable from a batch to what the rollout writes.
-        x: dict of NumPy arrays, any number of rows.
+        function: callable from a batch to a written rollout.
+        x: dict of NumPy arrays with any number of rows.
         batch_size: int.
 
     Returns:
@@ -34,7 +33,7 @@ class Preview:
 
     def __call__(self, function, x, batch_size):
         num_rows = len(x["token_ids"])
-        # Few sizes of batches, each of which is compiled.
+        # Powers of two, since each size of a batch is compiled.
         batch_size = min(batch_size, 2 ** (num_rows - 1).bit_length())
         parts = []
         with self._own_state():
@@ -49,7 +48,7 @@ class Preview:
             key: np.concatenate([ops.convert_to_numpy(p[key]) for p in parts])[
                 :num_rows
             ]
-            for key in _KEYS
+            for key in ROLLOUT_KEYS
             if key in parts[0]
         }
 

@@ -16,10 +16,10 @@ class Registry:
     """The classes of a family, by name.
 
     Args:
-        base: the class that all members of the family derive from.
-        argument: str. What error messages call an identifier of this family,
-            such as `"loss"`.
-        module: str. Where users find the classes, such as
+        base: the base class of the family.
+        argument: str. The name of an identifier in error messages, such as
+            `"loss"`.
+        module: str. The public module of the classes, such as
             `"keras_skd.losses"`.
     """
 
@@ -30,7 +30,7 @@ class Registry:
         self.classes: dict[str, type] = {}
 
     def register(self, name: str | None = None):
-        """Decorator that adds a class, under a name if it is given one."""
+        """Decorator that registers a class, under a name if there is one."""
 
         def register(cls):
             if name is not None:
@@ -40,7 +40,7 @@ class Registry:
         return register
 
     def get(self, identifier):
-        """Returns the object that an identifier stands for.
+        """Returns an object from an identifier.
 
         Args:
             identifier: an instance or a subclass of `base`; the name of a
@@ -57,7 +57,7 @@ class Registry:
         elif isinstance(identifier, dict):
             return self.deserialize(identifier)
         if isinstance(identifier, type) and issubclass(identifier, self.base):
-            self._check_makes_itself(identifier)
+            self._check_no_arguments_needed(identifier)
             return identifier()
         if not isinstance(identifier, self.base):
             raise TypeError(
@@ -75,8 +75,8 @@ class Registry:
         """Returns the object that a config describes.
 
         Args:
-            config: dict, as `serialize()` returns it. `"class_name"` may be
-                the short name of a class.
+            config: dict, as `serialize()` returns it. `"class_name"` may also
+                be the name that a class is registered under.
             custom_objects: dict from names to classes that are not registered
                 with Keras. Defaults to `None`.
 
@@ -102,7 +102,7 @@ class Registry:
             )
         return by_name[name]
 
-    def _check_makes_itself(self, cls):
+    def _check_no_arguments_needed(self, cls):
         needed = [
             name
             for name, parameter in inspect.signature(cls).parameters.items()
@@ -120,10 +120,7 @@ class Registry:
 
 
 class Configurable:
-    """An object that its config describes: what `get_config` returns.
-
-    The keys of the config are the arguments of the constructor.
-    """
+    """An object with a config, whose keys are the constructor's arguments."""
 
     def get_config(self) -> dict:
         return {}
@@ -137,7 +134,7 @@ class Configurable:
 
 
 def describe(value) -> str:
-    """One line that shows how an object was made: `TopK(k=5)`.
+    """One line with an object's class and arguments, such as `TopK(k=5)`.
 
     Arguments that have their default are left out.
     """

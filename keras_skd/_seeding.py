@@ -1,4 +1,4 @@
-"""Seeds for streams of random numbers that must not follow one another."""
+"""Seeds for independent streams of random numbers."""
 
 import random
 
@@ -9,18 +9,18 @@ import numpy as np
 def derive_seed(seed: int, name) -> int:
     """A seed for one of several streams of random numbers.
 
-    Neighboring seeds will not do: on PyTorch, Keras seeds each draw with the
-    sum of the seed and the number of draws so far, so that one stream would
-    repeat what its neighbor drew one step earlier.
+    Consecutive seeds would not be independent: on PyTorch, Keras seeds each
+    draw with the sum of the seed and the number of draws so far, so that one
+    stream would repeat the other, one step later.
     """
     return random.Random(f"{seed}/{name}").getrandbits(31)
 
 
 def reseed(generator: keras.random.SeedGenerator, seed: int):
-    """Restarts a generator from another seed.
+    """Restarts a generator from a different seed.
 
-    Its state is assigned and never replaced: compiled functions and optimizer
-    checkpoints that hold the variable go on with it.
+    Its state variable is assigned, not replaced, since compiled functions and
+    checkpoints hold it.
     """
     state = keras.random.SeedGenerator(seed).state
     generator.state.assign(np.asarray(state))

@@ -11,14 +11,14 @@ from keras_skd._checks import is_integer
 def resolve_stop_token_ids(
     stop_token_ids, teacher, student, preprocessor, vocabulary_size
 ):
-    """Returns the ids that end a response, as a tuple; empty for none.
+    """Returns the ids that end a response, as a tuple that may be empty.
 
     Args:
         stop_token_ids: `"auto"` for those at which either model ends a text,
             a tuple of ints, or `None`.
         teacher: a `keras_hub.models.CausalLM`, or `None` for none.
         student: a `keras_hub.models.CausalLM`.
-        preprocessor: the `keras_hub.models.CausalLMPreprocessor` of a model
+        preprocessor: a `keras_hub.models.CausalLMPreprocessor` for a model
             that has none, or `None`.
         vocabulary_size: int.
     """
@@ -33,8 +33,8 @@ def resolve_stop_token_ids(
             warnings.warn(
                 "The teacher and the student end their texts with different "
                 f"tokens: the teacher with {theirs}, the student with {ours}. "
-                "Responses end at any of them. Pass `stop_token_ids` to choose "
-                "yourself.",
+                "Responses end at any of them. To choose, pass "
+                "`stop_token_ids`.",
                 stacklevel=3,
             )
         ids = dict.fromkeys([*theirs, *ours])
@@ -58,11 +58,10 @@ def resolve_stop_token_ids(
 
 
 def _ends_of_texts(model, preprocessor):
-    """What `model.generate(stop_token_ids="auto")` stops at.
+    """The tokens at which `model.generate(stop_token_ids="auto")` stops.
 
     Each family of KerasHub decides that inside its `generate`. So we call it,
-    on a copy of the model that writes down the stop tokens and generates
-    nothing.
+    on a copy of the model that records the stop tokens and generates nothing.
     """
     received = []
 
@@ -81,6 +80,6 @@ def _ends_of_texts(model, preprocessor):
     try:
         recorder.generate([], stop_token_ids="auto")
     except (KeyError, ValueError):
-        # The family's own end of a turn is not in this vocabulary.
+        # This vocabulary lacks the family's end-of-turn token.
         keras_hub.models.CausalLM.generate(recorder, [], stop_token_ids="auto")
     return tuple(int(i) for i in received if i is not None and i >= 0)

@@ -1,10 +1,10 @@
-"""What has to be set before a backend is imported."""
+"""Settings that must precede the import of a backend."""
 
 import os
 
-# Tiny models compile for much longer than they run: let XLA's code generator
+# Tiny models compile for much longer than they run: XLA's code generator need
 # not optimise.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# And their arithmetic is not worth a second thread: on a busy machine, waiting
-# for one another takes PyTorch's threads ten times as long as the work.
+# Nor is their arithmetic worth a second thread: on a busy machine, PyTorch's
+# threads wait for each other ten times as long as they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,7 +1,7 @@
 """The three backends write the same and learn the same.
 
-Each of them trains in a process of its own, from the same weights, and tells
-what it wrote and how far it came.
+Each of them trains in its own process, from the same weights, and reports its
+rollouts, losses and final weights.
 """
 
 import importlib.util

@@ -167,7 +167,7 @@ def test_without_tokenizers_the_vocabulary_is_asked_for():
         distiller.generate_rollout(bad_input.ids(token_ids=[[40] * 8] * 2))
     with pytest.raises(ValueError, match="vocabulary of 40 tokens"):
         keras_skd.Distiller(*pair, vocabulary_size=40, stop_token_ids=(40,))
-    # A tokenizer of one of the two says nothing about the other.
+    # The tokenizer of one model alone cannot be compared.
     pair = _pair((40, 48), (_preprocessor({"a": 1}), None))
     with pytest.raises(ValueError, match="no tokenizers to compare"):
         shared_vocabulary_size(*pair)

@@ -1,4 +1,4 @@
-"""Every registered class keeps every convention."""
+"""Every registered class follows every convention."""
 
 import inspect
 import json
@@ -21,8 +21,8 @@ FAMILIES = {
     "rollouts": rollouts,
     "schedules": schedules,
 }
-# One instance of every registered class, its arguments away from their
-# defaults, and how it prints.
+# One instance of every registered class, with arguments other than the
+# defaults, and its repr.
 SAMPLER = keras_hub.samplers.TopPSampler(p=0.9, seed=3)
 INSTANCES = [
     ("acceptance", acceptance.TopK(7), "TopK(k=7)"),
@@ -189,7 +189,7 @@ class TestConventions:
             try:
                 default = cls()
             except (TypeError, ValueError):
-                # It says what to write in place of the name.
+                # The error says what to write in place of the name.
                 with pytest.raises(ValueError) as info:
                     module.get(identifier)
                 assert f"{cls.__name__}(" in str(info.value)

@@ -75,8 +75,8 @@ def _prompts(rows=4, seed=0):
     return {"token_ids": ids * mask, "padding_mask": mask}
 
 
-# What a whole `fit` left behind, on strings and with greedy samplers, so that
-# every step of it can be done again in NumPy.
+# The records of a whole `fit`, on strings and with greedy samplers, so that
+# NumPy can repeat every step.
 
 TRAINING = {
     "prompts": ["Alice was", "Would you tell me, please", "The begin"],
@@ -89,7 +89,7 @@ K = 60
 
 
 class Observe(keras.callbacks.Callback):
-    """Before each epoch: what it will write, and what the models think."""
+    """Records, before each epoch, its rollout and the models' logits."""
 
     def __init__(self):
         super().__init__()
@@ -161,7 +161,7 @@ def test_history_counts_what_was_written(trained):
     assert sum(by_student) > 0 and sum(by_teacher) > 0
     written = np.add(by_student, by_teacher)
     expected = {
-        # All of them were drafted, and tested once.
+        # Every token was drafted, and tested once.
         "acceptance_rate": by_student / written,
         "teacher_token_fraction": by_teacher / written,
         "response_length": written / len(TRAINING["prompts"]),
@@ -230,7 +230,7 @@ def test_only_the_student_learns(trained):
         np.testing.assert_array_equal(old, new)
     for old, new in zip(trained.before["student"], _weights(trained.student)):
         assert (old != new).any()
-    # Through every epoch: rollouts in between have not stopped the training.
+    # In every epoch: rollouts in between have not stopped the training.
     for earlier, later in zip(trained.epochs, trained.epochs[1:]):
         assert (earlier.weights[0] != later.weights[0]).any()
 
@@ -313,7 +313,7 @@ def test_teacher_sees_a_prompt_of_its_own(trained):
 
 
 def _own_view(teacher, packed, rollout):
-    """The teacher's logits after prompts of its own, where the student's are.
+    """The teacher's logits after its own prompts, at the student's positions.
 
     Position for position, they predict the same token of the response.
     """
@@ -438,11 +438,11 @@ def test_a_step_is_gradient_descent_on_the_loss(supervised):
     inputs = {k: batch[k] for k in ("token_ids", "padding_mask")}
     teacher_log_probs = _log_softmax(_logits(supervised.teacher, batch))
     variables = student.trainable_variables
-    # Of Eq. 1, what each position counts.
+    # The weight of each position in Eq. 1.
     weights = _mask(WINDOW) / np.maximum(_mask(WINDOW).sum(1), 1)[:, None] / 4
 
     def loss(flat):
-        """Eq. 1 of the flattened student, with no code of the library."""
+        """Eq. 1 as a function of the student's weights, without the library."""
         sizes = [int(np.prod(v.shape)) for v in variables]
         parts = ops.split(flat, np.cumsum(sizes)[:-1].tolist())
         values = [ops.reshape(p, v.shape) for p, v in zip(parts, variables)]
@@ -498,7 +498,7 @@ INPUTS = {
 
 @pytest.fixture(scope="module")
 def resting(trained):
-    """A student that stays as it is, whose losses can be compared."""
+    """A student that does not change, so that its losses can be compared."""
     distiller = keras_skd.Distiller(
         trained.teacher, trained.student, rollout="supervised"
     )
@@ -558,7 +558,7 @@ def test_steps_per_epoch(resting):
 
 def test_early_stopping_and_checkpoints(tmp_path):
     distiller = keras_skd.Distiller(_llama(1), _llama(2), rollout="supervised")
-    # The first steps help, and then the student is thrown far off.
+    # The first steps help, the next one diverges.
     rates = keras.optimizers.schedules.PiecewiseConstantDecay(
         [2], [0.05, 100.0]
     )
@@ -633,7 +633,7 @@ def test_seeds():
         ]
 
     first, second = write(seed=1)
-    # The next step draws anew, and so does another seed.
+    # The next step draws new tokens, and so does a different seed.
     assert (first != second).any()
     np.testing.assert_array_equal([first, second], write(seed=1))
     assert (first != write(seed=2)[0]).any()
@@ -645,7 +645,7 @@ def test_seeds():
 
 @pytest.fixture(scope="module")
 def on_policy():
-    """A greedy student that writes alone, after a SentencePiece tokenizer."""
+    """A greedy student that writes alone, with a SentencePiece tokenizer."""
     preprocessor = tokenizers.gemma(sequence_length=LENGTH)
     arguments = dict(
         vocabulary_size=preprocessor.tokenizer.vocabulary_size(), dropout=0.5
@@ -687,7 +687,7 @@ def test_dropout_is_on_in_the_students_step_alone(on_policy):
         rollout["token_ids"][written], greedy[written[:, 1:]]
     )
     loss = _forward_kl(_logits(distiller.teacher, rollout), student, written)
-    # The steps write the same, but see a student with dropout.
+    # The steps write the same text, but train a student with dropout.
     history = distiller.fit(
         data, batch_size=3, epochs=2, validation_data=data, verbose=0
     ).history

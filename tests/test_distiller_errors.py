@@ -1,4 +1,4 @@
-"""What the distiller says when it is used wrongly."""
+"""The errors of a distiller that is used wrongly."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_arguments_of_fit(m, call, error, words):
 
 def test_nothing_is_half_done_after_an_error():
     class Echo(rollouts.Supervised):
-        """Quick to compile."""
+        """A rollout that compiles quickly."""
 
     distiller = keras_skd.Distiller(
         bad_input.llama(), bad_input.llama(), rollout=Echo()

@@ -1,4 +1,4 @@
-"""What a distiller keeps, what it forgets, and what looking leaves alone."""
+"""The state of a distiller: what it keeps, resets, and leaves untouched."""
 
 import keras
 import keras_hub
@@ -58,7 +58,7 @@ def test_looking_changes_nothing(rollout):
     assert history == looked
     for one, other in zip(weights, same):
         np.testing.assert_array_equal(one, other)
-    # Each look draws anew, and a batch is as large as it is asked to be.
+    # Each preview draws new tokens, for the requested number of rows.
     assert [len(seen) for seen in looks.seen] == [3, 4] * 3
     assert not (looks.seen[0] == looks.seen[2]).all()
 
@@ -87,7 +87,7 @@ def test_looks_repeat_with_the_seed():
 
 
 def test_one_rollout_in_two_distillers():
-    """Seeding the second does not stop the first from drawing anew."""
+    """Seeding the second does not make the first repeat its draws."""
     rollout = rollouts.OnPolicy()
     first = _distiller(rollout=rollout, seed=1, stop_token_ids=(3, 4, 5))
     second = _distiller(rollout=rollout, seed=2, stop_token_ids=(3, 4, 5))
@@ -161,7 +161,7 @@ def test_compile_forgets_what_the_models_were(change):
     np.testing.assert_array_equal(after, _greedy(fresh))
     if change is not _quantize:
         assert not (before == after).all()
-    # Training writes what looking shows.
+    # Training writes the same as a preview.
     lengths = distiller.fit(BATCH, batch_size=8, verbose=0).history
     written = fresh.generate_rollout(BATCH)["response_mask"].sum(axis=1)
     assert lengths["response_length"] == [pytest.approx(written.mean())]
@@ -184,7 +184,7 @@ class FailsAtOnce(Fails):
 
 
 class BadBatches(keras.utils.PyDataset):
-    """The second batch cannot be read."""
+    """A dataset whose second batch cannot be read."""
 
     def __len__(self):
         return 2
@@ -250,7 +250,7 @@ def test_a_refused_compile_changes_nothing():
         with pytest.raises((TypeError, ValueError)) as info:
             distiller.compile(**bad)
         name, value = next(iter(bad.items()))
-        if name != "optimizer":  # Keras' own words.
+        if name != "optimizer":  # Keras' own error.
             assert f"`{name}" in str(info.value)
             assert str(value) in str(info.value)
     assert distiller.optimizer is optimizer

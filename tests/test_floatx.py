@@ -1,4 +1,4 @@
-"""Everything that decodes works at every `keras.config.floatx()`."""
+"""All ways of decoding work at every `keras.config.floatx()`."""
 
 import keras
 import numpy as np

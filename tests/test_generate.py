@@ -1,4 +1,4 @@
-"""Lossless speculative decoding, against distributions that are enumerated."""
+"""Lossless speculative decoding, against enumerated distributions."""
 
 import itertools
 
@@ -38,7 +38,7 @@ def _nucleus(mass):
     return truncate
 
 
-# Sampler -> what it makes of a model's probabilities.
+# Sampler -> its distribution, from a model's probabilities.
 SAMPLERS = {
     "random": ("random", _temperature(1.0)),
     "temperature": (
@@ -50,7 +50,7 @@ SAMPLERS = {
 
 
 class Chances:
-    """The chance of each token in each place, of two models."""
+    """The probability of each token at each position, for two models."""
 
     def __init__(self, *models):
         self.sequences = np.array(
@@ -68,7 +68,7 @@ class Chances:
         return (exp / exp.sum(-1, keepdims=True))[:, len(PROMPT) - 1 : -1]
 
     def of_sequences(self, chances):
-        """The chance of each sequence, given those of each token."""
+        """The probability of each sequence, given those of each token."""
         result = {}
         for sequence, p in zip(self.sequences, chances):
             tokens = _ended(sequence[len(PROMPT) :])
@@ -133,7 +133,7 @@ def test_generated_is_distributed_as_the_teachers_own(models, generate, name):
     # The same test tells the student's sequences from the teacher's.
     own = list(students.values())
     assert frequencies.p_value(list(counts.values()), own) < 1e-12
-    # Nothing was gained by asking the student nothing.
+    # Some drafts were accepted, which saved passes of the teacher.
     assert 0.2 < statistics["acceptance_rate"] < 0.95
     assert statistics["tokens_per_teacher_call"] > 1
 
@@ -148,14 +148,14 @@ def test_small_batches_are_distributed_likewise(models, generate, rows, calls):
         counts += list(_counts(written, expected).values())
     assert counts.sum() == rows * calls
     frequencies.check(counts, list(expected.values()))
-    # Calls differ from one another.
+    # Every call draws different tokens.
     assert (counts > 0).sum() > 3
 
 
 @pytest.mark.parametrize(
     ("rule", "gamma"),
     [
-        # With the seed of a sampler, which must draw something else with it.
+        # The seed of the sampler below, which must not repeat these draws.
         (acceptance.Lossless(seed=3), 1.0),
         (acceptance.Interpolated(gamma=0.3), 0.3),
     ],
@@ -165,7 +165,8 @@ def test_rollouts_write_exact_samples(models, rule, gamma):
     teacher, student, chances = models
     rollout = rollouts.Speculative(
         acceptance=rule,
-        # As many tests as tokens: draws of one seed would coincide.
+        # As many drafts as the vocabulary has tokens: with equal shapes, draws
+        # from one seed would coincide.
         num_speculative_tokens=SIZE,
         student_sampler=keras_hub.samplers.RandomSampler(
             temperature=0.8, seed=3
@@ -186,7 +187,7 @@ def test_rollouts_write_exact_samples(models, rule, gamma):
     assert max(wrong) < 1e-6
 
 
-# Text, and how fast it comes.
+# Text and statistics.
 
 TEXTS = ["Alice was", "Would you tell me, please", "The King said"]
 LONG = 16
@@ -194,7 +195,7 @@ LONG = 16
 
 @pytest.fixture(scope="module")
 def texts():
-    """Two models that know the same words, and agree on some."""
+    """Two models with the same vocabulary that agree on some tokens."""
     preprocessor = tokenizers.llama3(sequence_length=LONG)
     teacher, student = (
         writing.random_causal_lm(
@@ -236,7 +237,7 @@ def test_one_string_and_a_length_of_its_own(texts):
 
 
 def _same(models, **kwargs):
-    """A distiller of two equal models: nothing is ever rejected."""
+    """A distiller of two equal models, in which no draft is rejected."""
     teacher, _, _ = models
     student = writing.random_causal_lm(
         "llama", seed=3, num_layers=1, vocabulary_size=SIZE
@@ -252,8 +253,8 @@ def test_a_student_that_knows_the_teacher_is_never_rejected(models):
         _, statistics = distiller.generate(batch, return_statistics=True)
         assert statistics["acceptance_rate"] == 1.0
         rates.append(statistics["tokens_per_teacher_call"])
-    # With every batch it is trusted with more drafts, up to 16. With one token
-    # of the teacher's own, that is 17 a call, and 36 in three calls.
+    # The number of drafts grows with every batch, up to 16. With the bonus
+    # token, that is 17 tokens a call, and 36 tokens in three calls.
     assert rates == sorted(rates)
     assert rates[0] < 12.0
     assert rates[-1] == 12.0

@@ -1,4 +1,4 @@
-"""What a linter does not know about the house, read from its source."""
+"""Rules of the source code that a linter does not know."""
 
 import ast
 import pathlib
@@ -12,7 +12,7 @@ TEXTS = {
 }
 MODULES = {module: ast.parse(text) for module, text in TEXTS.items()}
 MAX_LINES = 60
-# Only there is a backend named, except that users give `tf.data.Dataset`s.
+# Only this folder names a backend, except that users pass `tf.data.Dataset`s.
 BACKEND_WING = "_backend/"
 KNOWS_TF_DATA = "_preprocessing/"
 

@@ -1,4 +1,4 @@
-"""Each published method runs, with the authors it should have, and learns."""
+"""Each published method runs, has the right authors, and learns."""
 
 import pathlib
 
@@ -33,12 +33,12 @@ NAMES = {
     "newline": 5,
     "threshold": -5.0,
 }
-# What the teacher alone is told, where it is told more.
+# The part of a teacher prompt that the student does not see.
 CONTEXT = [7, 9]
 
 
 class Observed(keras_skd.Distiller):
-    """Notes how many tokens of each step were written by whom."""
+    """Records the number of tokens of each author in each step."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -57,7 +57,7 @@ class Observed(keras_skd.Distiller):
 
 @pytest.fixture(scope="module")
 def models():
-    """A teacher, a student, its first weights, and what the teacher says."""
+    """A teacher, a student, its first weights, and the teacher's texts."""
     teacher, student = (
         writing.random_causal_lm(
             "llama",
@@ -111,7 +111,7 @@ def _distance(teacher, student, data, context):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method(models, name, monkeypatch):
-    # One width of teacher pass to compile, and not three.
+    # One width of the teacher's pass to compile instead of three.
     monkeypatch.setattr(rollouts._speculative, "_CHOICES", (2,))
     teacher, student, weights, prompts, data = models
     method = METHODS[name]
@@ -143,7 +143,7 @@ def test_method(models, name, monkeypatch):
         assert not counts[:half, Source.STUDENT].any()
         assert counts[half:, Source.STUDENT].all()
         assert not counts[half:, Source.DATA].any()
-    # What is reported is what was seen.
+    # The metrics match the records.
     fractions = counts[:, Source.TEACHER] / counts[:, 2:].sum(1)
     np.testing.assert_allclose(
         history["teacher_token_fraction"], fractions, rtol=1e-5

@@ -1,4 +1,4 @@
-"""Models that can see, distilled on text alone."""
+"""Multimodal models, distilled on text alone."""
 
 import keras
 import keras_hub
@@ -41,7 +41,7 @@ def _gemma3(seed, sees):
 
 @pytest.fixture(scope="module")
 def models():
-    """A teacher and a student that see, and the same two blindfolded."""
+    """A multimodal teacher and student, and the same two without vision."""
     seeing = [_gemma3(seed, sees=True) for seed in (1, 2)]
     blind = [_gemma3(seed, sees=False) for seed in (1, 2)]
     for source, target in zip(seeing, blind):
@@ -108,13 +108,13 @@ def test_rollouts_are_scored(models):
     assert history["response_length"][0] > 0
     after = _arrays(backbone), _arrays(backbone.vision_encoder)
     assert any((x != y).any() for x, y in zip(before[0], after[0]))
-    # What has no part in text is not even decayed.
+    # Weights that text does not use are not even decayed.
     for x, y in zip(before[1], after[1]):
         np.testing.assert_array_equal(x, y)
 
 
 def test_gemma4_takes_positions():
-    """Text of a Gemma 4 needs `position_ids` besides."""
+    """Gemma 4 also needs `position_ids` for text."""
     backbone = keras_hub.models.Gemma4Backbone(
         vocabulary_size=32,
         image_size=SIZE,

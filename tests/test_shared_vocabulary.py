@@ -1,4 +1,4 @@
-"""Heads of different sizes: what only one model has counts as absent."""
+"""Heads of different sizes: tokens of only one model count as absent."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ BATCH = prompts([1, 2, 3, 5], 16, vocabulary_size=SIZE)
 
 
 def _models(architecture):
-    """A model with the larger head, and the same one cut by hand."""
+    """A model with the larger head, and a copy with a smaller head."""
     larger = random_causal_lm(
         architecture, 1, num_layers=1, vocabulary_size=LARGER
     )

@@ -17,7 +17,7 @@ def m():
     return bad_input.distillers()
 
 
-# The ends of texts and of turns, among the tokens of all families.
+# The end-of-text and end-of-turn tokens of all families.
 ENDS = {
     "BLIP2CausalLM": None,  # These four write about images,
     "PARSeqCausalLM": None,
@@ -75,7 +75,7 @@ GEMMA3N = dict(
 def _model(name):
     """A causal LM of a class, with a tokenizer that knows every special token.
 
-    Its backbone is never run, and the same for all.
+    All share a backbone, which never runs.
     """
     model_class = getattr(keras_hub.models, name)
     preprocessor_class = model_class.preprocessor_cls
@@ -90,7 +90,7 @@ def _model(name):
 
 
 def _stops_of_kerashub(model):
-    """What KerasHub's own `generate` passes on, for a real prompt."""
+    """The stop tokens of KerasHub's own `generate`, for a real prompt."""
 
     class Called(Exception):
         pass
@@ -115,7 +115,7 @@ def test_stop_tokens_are_those_of_kerashub(name):
         )
     assert stops == _stops_of_kerashub(model)
     assert [tokenizer.id_to_token(i) for i in stops] == ENDS[name]
-    # The model is as it was.
+    # The model is unchanged.
     assert student.generate_function is None
     assert student.preprocessor.tokenizer is not tokenizer
 
@@ -152,7 +152,7 @@ def test_different_ends_are_joined_and_reported():
 
 
 def test_a_vocabulary_without_the_end_of_a_turn():
-    """GPT-2's has no `<turn|>`, at which Gemma 4 stops besides."""
+    """GPT-2's has no `<turn|>`, at which Gemma 4 also stops."""
     preprocessor = tokenizers.gpt2()
     backbone = bad_input.llama(vocabulary_size=512).backbone
     model = keras_hub.models.Gemma4CausalLM(

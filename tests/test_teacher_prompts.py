@@ -1,4 +1,4 @@
-"""A teacher that sees another prompt: more than the student, or less."""
+"""A teacher whose own prompts say more than the student's, or less."""
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ def _with_teacher_prompts(batch, prompts):
 
 
 def _prompts():
-    """Prompts that have nothing in common but their rows."""
+    """Unrelated prompts for the student and the teacher."""
     return _with_teacher_prompts(
         writing.prompts(LENGTHS, LENGTH),
         writing.prompts(LENGTHS + OFFSETS, TEACHER_LENGTH, seed=1),
@@ -61,7 +61,7 @@ def _seen_by_teacher(token_ids, batch):
 
 
 def _teacher_logits(teacher, token_ids, batch):
-    """At the student's positions; of no meaning before the response."""
+    """At the student's positions; meaningless before the response."""
     logits = teacher(_seen_by_teacher(token_ids, batch))
     index = np.arange(LENGTH) + OFFSETS[:, None]
     index = np.clip(index, 0, TEACHER_LENGTH - 1)
@@ -69,7 +69,7 @@ def _teacher_logits(teacher, token_ids, batch):
 
 
 def _reference(forward, batch, k):
-    """Greedy writing: the student's while it is in the teacher's top `k`."""
+    """Greedy writing: student tokens within the teacher's top `k` stay."""
     teacher, student = forward
     token_ids = batch["token_ids"].copy()
     written = batch["padding_mask"].astype("int32")
@@ -138,8 +138,8 @@ def test_speculation(models, forward):
     assert 0 < (expected[:, -1] == 0).sum() < len(LENGTHS)
     np.testing.assert_array_equal(written["sources"], expected)
     np.testing.assert_array_equal(written["token_ids"], token_ids)
-    # In training, the teacher reads no more than it did to verify; on data,
-    # it reads once.
+    # In training, the teacher's passes are those of verification; on data, it
+    # has one pass.
     loss = _loss(forward, token_ids, expected > 1, batch)
     history = distiller.fit(batch, batch_size=len(LENGTHS), verbose=0)
     assert history.history["loss"] == pytest.approx([loss], rel=1e-4)
@@ -154,7 +154,7 @@ def test_speculation(models, forward):
 
 
 def test_every_rollout(models, forward):
-    """All of them in one batch: also those whose rows are others'."""
+    """All of them in one mixture, so that each writes some of the rows."""
     batch = _prompts()
     rng = np.random.default_rng(5)
     is_prompt = batch["padding_mask"].astype("bool")
@@ -204,7 +204,7 @@ def test_equal_prompts_change_nothing(models):
         for x in (data, _with_teacher_prompts(data, batch))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    # And other prompts change all of it.
+    # Different prompts change the loss.
     other = _with_teacher_prompts(
         data, writing.prompts(LENGTHS, LENGTH, seed=1)
     )
@@ -213,7 +213,7 @@ def test_equal_prompts_change_nothing(models):
 
 
 def test_hidden_states_of_the_same_response(models):
-    """Deep context distillation: the layers, too, at the same tokens."""
+    """Deep context distillation: the layers match at the same tokens, too."""
     teacher, student = models
     batch = _prompts()
     data = {
@@ -242,7 +242,7 @@ def test_hidden_states_of_the_same_response(models):
 
     (theirs, ours), *_ = layers.items()
     rows = np.arange(len(LENGTHS))
-    # The last token of either prompt predicts the one token of the response.
+    # The last token of both prompts predicts the only response token.
     t = states(teacher, theirs, batch["teacher_token_ids"])
     t = t[rows, LENGTHS + OFFSETS - 1]
     s = states(student, ours, batch["token_ids"])[rows, LENGTHS - 1]
@@ -284,7 +284,7 @@ def test_packing(add_start_token):
             16 - len(ids)
         )
         assert mask.tolist() == [i < len(ids) for i in range(16)]
-    # The student's part is what it is without.
+    # The student's part is the same as without them.
     plain = pack({"prompts": prompts, "responses": [" very tired", " Cat"]})
     assert set(packed) - set(plain) == {
         "teacher_token_ids",
@@ -295,7 +295,7 @@ def test_packing(add_start_token):
 
 
 def test_room_for_the_response():
-    """As many tokens as the message says are enough, and one less is not."""
+    """The length in the message is enough, and one token less is not."""
     preprocessor = tokenizers.gpt2(sequence_length=8)
     data = {
         "prompts": ["Alice was", "said"],

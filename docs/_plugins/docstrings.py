@@ -1,12 +1,12 @@
-"""Griffe reads Google's docstrings. This lets it read Keras' as well."""
+"""Converts docstrings from Keras' style to Google's, which Griffe reads."""
 
 import re
 import textwrap
 
 import griffe
 
-# Headings under which Keras writes plain Markdown. "Returns" is one of them: a
-# colon in its text does not end the name of a type.
+# Headings under which Keras writes plain Markdown. "Returns" is among them, so
+# that Griffe does not take the text before a colon for a type.
 _TEXT = {"Example", "Examples", "Reference", "References", "Returns"}
 _HEADING = re.compile(r"([A-Z][a-z ]+):")
 # "student, teacher: text" is one item for each of them.
@@ -15,7 +15,7 @@ _PUBLIC_NAME = re.compile(r"`(keras_skd[\w.]*)`")
 
 
 def to_google(docstring):
-    """A docstring of Keras' style in Google's style, with Markdown text.
+    """Converts a docstring of Keras' style to Google's style and Markdown.
 
     * "Call arguments:" are parameters.
     * "Example:" and the like are headings, and their text is not indented.
@@ -44,7 +44,7 @@ def to_google(docstring):
 
 
 def _blocks(docstring):
-    """What blank lines separate, except for those inside of code and lists."""
+    """Splits at blank lines, except for those inside of code and lists."""
     blocks = []
     in_code = False
     for block in docstring.strip().split("\n\n"):
@@ -61,7 +61,7 @@ def _with_links(text):
 
 
 class KerasDocstrings(griffe.Extension):
-    """Rewrites docstrings, and tells which names are public."""
+    """Rewrites docstrings, and marks public names."""
 
     def on_object(self, *, obj, **kwargs):
         if obj.docstring is not None:

@@ -1,7 +1,8 @@
-"""What `keras.ops` leaves to the backends: one folder for each.
+"""The operations and train steps that differ between backends.
 
-Everything else in the library is `keras.ops`. Each folder has the functions
-below, and a `RolloutTrainer`, which puts a rollout before Keras' train step.
+Everything else in the library is `keras.ops`. Each backend has a folder with
+the functions below and a `RolloutTrainer`, which runs a rollout before Keras'
+train step.
 
 |                       | JAX              | TensorFlow    | PyTorch           |
 | --------------------- | ---------------- | ------------- | ----------------- |
@@ -12,10 +13,10 @@ below, and a `RolloutTrainer`, which puts a rollout before Keras' train step.
 | a rollout             | `jit`            | XLA           | eager, replays    |
 | ... `run_eagerly`     | `disable_jit`    | eager         | eager             |
 
-The last row is the switch for debugging. After `compile(run_eagerly=True)`, a
-rollout runs in Python, row by row and operation by operation, so that `print`
-and `breakpoint` see values. Tokens stay the same, except that TensorFlow draws
-other random numbers than with XLA.
+The last row is for debugging. After `compile(run_eagerly=True)`, a rollout runs
+in Python, row by row and operation by operation, so that `print` and
+`breakpoint` see values. The tokens are the same, except that TensorFlow draws
+different random numbers without XLA.
 """
 
 from collections.abc import Callable
@@ -72,12 +73,12 @@ def replay(
     variables: Callable[[], list[keras.Variable]],
     donate_argnum: int | None = None,
 ) -> Callable[..., Nested]:
-    """`function`, without the Python of Keras' layers after the first call.
+    """Returns a faster version of `function`, without Keras' Python code.
 
-    JAX and TensorFlow compile the loop around it, so there it is `function`
-    itself. PyTorch traces it once for each shape of its arguments, and replays
+    PyTorch traces `function` once for each shape of its arguments, and replays
     the graph: for a small model, most of a step is spent in Python. A function
-    that cannot be traced is called as it is, with a warning.
+    that cannot be traced is called as it is, with a warning. JAX and TensorFlow
+    compile the loop around it, so there `function` itself is returned.
 
     Args:
         function: callable from nested structures of tensors to nested

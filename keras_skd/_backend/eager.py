@@ -7,7 +7,7 @@ _is_eager = ContextVar("is_eager", default=False)
 
 
 def is_eager() -> bool:
-    """Whether a rollout runs in Python: no compilation, no replay, no vmap."""
+    """Whether rollouts run in Python: no compilation, no replay, no vmap."""
     return _is_eager.get()
 
 

@@ -1,5 +1,5 @@
 class StatefulTrainer:
-    """Keras' train step on what a rollout writes, where variables hold state.
+    """A rollout, then Keras' train step, where variables hold the state.
 
     A subclass adds `make_rollout_function`.
     """

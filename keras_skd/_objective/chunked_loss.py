@@ -15,26 +15,28 @@ from keras import tree
 
 from keras_skd._backend import scale_in_place
 from keras_skd._backend import value_and_gradients
+from keras_skd._log_space import at_token
 from keras_skd._objective.flat_positions import FlatPositions
 from keras_skd._objective.targets import next_tokens
 from keras_skd.decoding._control_flow import while_loop
+from keras_skd.losses._distillation_loss import weighted
 
-# Large enough for a matrix product to be efficient, and small beside a model.
+# Large enough for efficient matrix products, and small compared to a model.
 _LOGITS_PER_CHUNK = 2**23
 
-# Larger chunks are no faster, and the last one is filled up to its size.
+# Larger chunks are no faster, and add padding to the last one.
 _POSITIONS_PER_CHUNK = 256
 
 
 class ChunkedLoss:
-    """A distillation loss of hidden states, a chunk of positions at a time.
+    """A distillation loss on hidden states, a chunk of positions at a time.
 
     Args:
         loss: a `keras_skd.losses.DistillationLoss`.
         teacher, student: `CachedCausalLM`s, for their heads. The teacher may
             be `None` if the loss does not need it.
         chunk_size: int. How many positions are projected to logits at once.
-            Defaults to `None`: 256, or the largest power of two that is not
+            Defaults to `None`: 256, or the largest power of two that takes no
             more than 8 million logits.
 
     Call arguments:
@@ -119,9 +121,7 @@ class ChunkedLoss:
             sources=constants["sources"],
             context=constants["context"],
         )
-        weights = constants["weights"]
-        # Not a product alone: zero times infinity is not a number.
-        value = ops.sum(ops.where(weights == 0, 0.0, values) * weights)
+        value = ops.sum(weighted(values, constants["weights"]))
         return ops.cast(value, "float32")
 
     def _sum(self, states, constants, positions):
@@ -135,9 +135,9 @@ class ChunkedLoss:
         return self._loop(positions, body, ops.zeros((), "float32"))[0]
 
     def _differentiable_sum(self, constants, positions):
-        """The function from states and head weights to the loss.
+        """A function from states and head weights to the loss.
 
-        Its gradients are computed along with its value. They are added up and
+        Its gradients are computed along with its value. They are summed and
         scaled (by a `LossScaleOptimizer`) in float32.
         """
 
@@ -198,8 +198,8 @@ class ChunkedLoss:
                 totals,
             )
             return value, states, totals
-        # In float16, the gradient of a logit would underflow: it is scaled on
-        # its way through the head.
+        # In float16, the gradient of a logit would underflow: it is scaled in
+        # the backward pass of the head.
         logits = project(states, *weights)
         value, (gradient,) = value_and_gradients(
             lambda logits: self._chunk_value(logits, constants),
@@ -219,8 +219,8 @@ class ChunkedLoss:
     def _head_scope(self, weights=()):
         """Makes the heads read tensors in place of variables.
 
-        TensorFlow has to be told of every variable that is read under a custom
-        gradient. `[...]` is the whole of a variable, as a tensor.
+        TensorFlow must be told of every variable that is read under a custom
+        gradient. `[...]` reads a variable as a tensor.
         """
         return keras.StatelessScope(
             [
@@ -238,14 +238,14 @@ class ChunkedLoss:
                 self.teacher.logits(chunk_constants["teacher"]),
                 self.student.logits(chunk),
             )
-            token_ids = chunk_constants["token_ids"][:, None]
             log_probs = [
                 ops.slice_update(
                     so_far,
                     (start,),
-                    ops.take_along_axis(
-                        ops.log_softmax(ops.cast(x, "float32")), token_ids, 1
-                    )[:, 0],
+                    at_token(
+                        ops.log_softmax(ops.cast(x, "float32")),
+                        chunk_constants["token_ids"],
+                    ),
                 )
                 for so_far, x in zip(log_probs, logits)
             ]
@@ -270,10 +270,10 @@ class ChunkedLoss:
 
 
 def _float16_factor(gradient, states):
-    """The factor by which a gradient of logits fits the range of float16.
+    """The factor that scales a gradient of logits into float16's range.
 
     Products with the head are sums over a row of the gradient, those with the
-    states over a column. Below its maximum of 2**16, `2**11` leaves room for
+    states over a column. The maximum is 2**16, so that `2**11` leaves room for
     heads with entries up to 32.
     """
     gradient = ops.abs(gradient)

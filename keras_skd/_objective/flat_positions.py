@@ -3,9 +3,9 @@ from keras import tree
 
 
 class FlatPositions:
-    """The positions of a batch in one row, for a loop over chunks of them.
+    """The positions of a batch, flattened, for a loop over chunks of them.
 
-    Response positions are sorted to the front: the loop stops after the last
+    Response positions are sorted to the front; the loop stops after the last
     one.
 
     Args:
@@ -22,7 +22,7 @@ class FlatPositions:
         self.order = ops.argsort(1 - ops.reshape(mask, (-1,)))
         self.num_responses = ops.sum(mask)
         self.chunk_size = chunk_size
-        # The last chunk is filled up with zeros.
+        # The last chunk is padded with zeros.
         self.padding = -(self.shape[0] * self.shape[1]) % chunk_size
 
     def flatten(self, values):

@@ -10,10 +10,7 @@ from keras_skd.decoding._prompts import to_student_positions
 
 
 class Objective:
-    """The loss of a student on a rollout, read by both models.
-
-    The arguments are those of `Distiller.compile`, and are checked before
-    anything is kept.
+    """The loss of a student on a rollout.
 
     Args:
         loss: a `keras_skd.losses.DistillationLoss`, its name or its config.
@@ -81,7 +78,7 @@ class Objective:
 
         Returns:
             dict of the final `"hidden_states"` and, for a `hidden_state_loss`,
-            of the list of hidden states that it compares, `"layers"`.
+            `"layers"`, the list of hidden states that it compares.
         """
         hidden_states, *layers = self._read_student(
             token_ids, padding_mask, training=training
@@ -113,7 +110,7 @@ class Objective:
         return self.loss.batch_weight(next_tokens(rollout)["response_mask"])
 
     def check_accumulation(self, optimizer):
-        """Warns if Keras accumulates other gradients than a large batch has."""
+        """Warns if accumulated gradients differ from those of a large batch."""
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         reduction = self.loss.reduction
         if (
@@ -131,7 +128,7 @@ class Objective:
     def _teacher_states(self, rollout, needed):
         """The teacher's final hidden states, and those of the layers."""
         if self.hidden_state_loss is None:
-            # After speculation, the teacher has read everything already.
+            # After speculation, the teacher has already read the rollout.
             known = rollout.get("teacher_hidden_states")
             if known is not None or not needed:
                 return [known]

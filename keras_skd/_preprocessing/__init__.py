@@ -1,7 +1,7 @@
-"""From the data that users pass to right-padded token ids.
+"""Converts the data that users pass to right-padded token ids.
 
-Ids are made once, and never decoded and encoded again: what the models wrote is
-what the student is trained on.
+Ids are never decoded and encoded again: the student is trained on exactly the
+tokens that the models wrote.
 """
 
 from keras_skd._preprocessing.inputs import pack_batch

@@ -23,7 +23,7 @@ def check_keys(batch, strings):
 
     Args:
         batch: dict.
-        strings: bool. Whether it should hold strings, and not token ids.
+        strings: bool. Whether it must hold strings rather than token ids.
     """
     kind, keys, other = "token ids", TOKEN_KEYS, STRING_KEYS
     needed = TOKEN_KEYS[:2]
@@ -41,15 +41,15 @@ def check_keys(batch, strings):
         problems = {"missing": missing, "unknown": unknown}
         problems = [f"{v} is {k}" for k, v in problems.items() if v]
         raise ValueError(
-            f"The data must be {kind}, a dict of {list(keys)} of which "
-            f"{list(needed)} must be there: {' and '.join(problems)}. "
+            f"The data must be {kind}, a dict of {list(keys)} in which "
+            f"{list(needed)} are required: {' and '.join(problems)}. "
             f"Received the keys: {sorted(batch, key=str)}."
             + (hint if {*batch} & {*other} else "")
         )
 
 
 def to_array(key, value):
-    """One column as a NumPy array."""
+    """Converts one column to a NumPy array."""
     if hasattr(value, "to_list"):  # A ragged tensor.
         value = value.to_list()
     is_sequence = hasattr(value, "__iter__") and not hasattr(
@@ -89,7 +89,7 @@ def to_array(key, value):
 
 
 def to_strings(key, values):
-    """One column of text, an array, as a list of `str`."""
+    """Converts one column of text, an array, to a list of `str`."""
     if values.ndim != 1:
         raise ValueError(
             f'"{key}" must be one string per row, of shape (batch,). Received '

@@ -1,4 +1,4 @@
-"""What happens to prompts that leave no room for a response."""
+"""The handling of prompts that leave no room for a response."""
 
 import warnings
 
@@ -28,12 +28,12 @@ class LongPrompts:
 
         Args:
             lengths: int array of shape `(batch,)`, the tokens of each prompt.
-            room: int or int array, how many it may have.
-            explain: callable from the number of a row to the error message.
+            room: int or int array, the largest number that it may have.
+            explain: callable from the index of a row to the error message.
 
         Returns:
             `(kept, excess)`: whether each row is kept, and how many tokens
-            `truncate` drops from it.
+            `truncate` must drop from it.
         """
         excess = np.maximum(lengths - room, 0)
         refused = excess > 0
@@ -61,7 +61,7 @@ class SkippedPrompts:
         self.reported = False
 
     def count(self, batch, packed, index=0):
-        """Counts one batch, again if it is read again."""
+        """Counts one batch. If it is read again, its new count replaces it."""
         if not self.reported:
             total = len(next(iter(batch.values())))
             self.counts[index] = total - len(packed["token_ids"]), total

@@ -26,13 +26,13 @@ class Packer:
         sequence_length: int. The length of all rows; shorter rows of token ids
             are padded. Defaults to the preprocessor's, or to the data's.
         teacher_sequence_length: int. The length of the teacher's rows, where
-            it sees other prompts. Defaults to twice `sequence_length`.
+            it has its own prompts. Defaults to twice `sequence_length`.
         models: dict of the `"teacher"` and the `"student"`, which must be able
             to read the rows. Defaults to `None`, no check.
         vocabulary_size: int. The number of tokens that the models share.
             Defaults to `None`, no check.
         long_prompts: `"error"`, `"skip"`, `"truncate_left"` or
-            `"truncate_right"`, what happens to prompts that leave no room for
+            `"truncate_right"`, the handling of prompts that leave no room for
             a response. Defaults to `"error"`.
 
     Call arguments:
@@ -89,7 +89,7 @@ class Packer:
             self.teacher_sequence_length = 2 * sequence_length
 
     def of_length(self, sequence_length, name):
-        """This packer, with rows of a different length.
+        """A copy of this packer for rows of a different length.
 
         Args:
             sequence_length: int.
@@ -100,7 +100,7 @@ class Packer:
         return packer
 
     def without_skipping(self):
-        """This packer, with as many rows out as in."""
+        """A copy of this packer that skips no row."""
         packer = copy.copy(self)
         if self.long_prompts.rule == "skip":
             packer.long_prompts = LongPrompts("error")
@@ -214,7 +214,7 @@ class Packer:
         return {key: value[kept] for key, value in batch.items()}
 
     def _lengthen(self, batch):
-        """Pads rows that are shorter than agreed on."""
+        """Pads rows that are shorter than `sequence_length`."""
         length = batch["token_ids"].shape[1]
         if self.sequence_length is None or length == self.sequence_length:
             return batch
@@ -235,17 +235,17 @@ class Packer:
         return lengthened
 
     def _fit(self, lengths, teacher_lengths, length, teacher_length, text=None):
-        """Which rows are kept, and how many tokens their prompts lose.
+        """Decides which rows are kept, and how many tokens prompts lose.
 
         Returns:
-            `(kept, excess)`, the second a list of the student's and, where
-            there are any, of the teacher's.
+            `(kept, excess)`, the second a list of an array for the student's
+            prompts and, if the teacher has its own, one for the teacher's.
         """
         empty = lengths == 0
         if empty.any():
             key = "token_ids" if text is None else "prompts"
             raise ValueError(
-                f'"{key}" must have a token to continue from in every row. '
+                f'"{key}" must have at least one token in every row. '
                 f"Received: a prompt of 0 tokens in row {np.argmax(empty)}. "
                 "Add a start token or some text."
             )
@@ -272,8 +272,8 @@ class Packer:
         def explain_teacher(row):
             needed = np.where(kept, teacher_lengths + response, 0)
             return (
-                "Each of the teacher's prompts needs a token, and room for the "
-                "same response as the student's. Received: "
+                "Each of the teacher's prompts must have a token, and leave "
+                "room for the student's response. Received: "
                 f"`teacher_sequence_length={teacher_length}` and a teacher's "
                 f"prompt of {teacher_lengths[row]} tokens in row {row}, with "
                 f"a response of up to {response[row]} tokens. Pass "
@@ -318,7 +318,7 @@ class Packer:
 
 
 def _pad(rows, length):
-    """Rows of ids as an array, and a mask of where it holds them."""
+    """Returns rows of ids as an array, and its padding mask."""
     token_ids = np.zeros((len(rows), length), "int32")
     padding_mask = np.zeros((len(rows), length), "bool")
     for i, row in enumerate(rows):

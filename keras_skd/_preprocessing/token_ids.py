@@ -1,4 +1,4 @@
-"""Checks of token ids that the user passes, or a tokenizer returns."""
+"""Checks of token ids from the user or from a tokenizer."""
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def _check_response_mask(batch):
 
 
 def check_vocabulary(token_ids, padding_mask, vocabulary_size, key, hint=""):
-    """Checks that all tokens exist: some backends read others in their place.
+    """Checks that all ids exist. Not every backend does so itself.
 
     The ids in the padding do not matter.
     """
@@ -96,5 +96,5 @@ def check_vocabulary(token_ids, padding_mask, vocabulary_size, key, hint=""):
 
 
 def _first(found):
-    """The first row of which something is true, or `None`."""
+    """The index of the first true row, or `None`."""
     return int(np.argmax(found)) if found.any() else None

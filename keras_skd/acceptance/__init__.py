@@ -1,4 +1,4 @@
-"""When the teacher lets a drafted token stand."""
+"""Acceptance rules decide which drafted tokens the teacher accepts."""
 
 from keras_skd.acceptance._acceptance_rule import AcceptanceRule
 from keras_skd.acceptance._acceptance_rule import DistributionRule

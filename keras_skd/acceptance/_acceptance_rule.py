@@ -1,4 +1,4 @@
-"""When the teacher lets a drafted token stand."""
+"""The base classes of acceptance rules, and their registry."""
 
 import keras
 
@@ -9,7 +9,7 @@ from keras_skd._seeding import reseed
 
 
 class AcceptanceRule(Configurable):
-    """Base class of all rules. Subclass one of the two below.
+    """Base class of all acceptance rules. It is not subclassed directly.
 
     A rule that looks at the teacher alone is a
     `keras_skd.acceptance.TeacherRule`, one that compares two distributions a
@@ -18,11 +18,11 @@ class AcceptanceRule(Configurable):
 
     @property
     def variables(self) -> list:
-        """The state of its random seeds."""
+        """The state of the random seeds."""
         return []
 
     def set_seed(self, seed: int):
-        """Reseeds it, unless it was given a seed or draws nothing."""
+        """Reseeds the rule, unless it was given a seed or draws nothing."""
 
 
 _RULES = Registry(
@@ -60,7 +60,7 @@ class TeacherRule(AcceptanceRule):
         teacher_logits: keras.KerasTensor,
         training_step: keras.KerasTensor | int = 0,
     ) -> keras.KerasTensor:
-        """Decides which drafted tokens stand.
+        """Decides which drafted tokens are accepted.
 
         Args:
             token_ids: int32 tensor of shape `(...,)`, the drafted tokens.
@@ -79,7 +79,7 @@ class DistributionRule(AcceptanceRule):
     """Base class of rules that compare the two models' distributions.
 
     They see the log-probabilities that the samplers of teacher and student
-    draw from, and draw the tokens that replace rejected ones themselves.
+    draw from, and draw the replacements of rejected tokens themselves.
     Subclasses implement `accept` and `sample_replacement`. Both samplers must
     be greedy, random, top-k or top-p.
 
@@ -89,8 +89,8 @@ class DistributionRule(AcceptanceRule):
 
     def __init__(self, seed: int | None = None):
         self.seed = seed
-        # Not the stream of a sampler with the same seed: which token was
-        # drafted would then say something about whether it is accepted.
+        # Not the stream of a sampler with the same seed: acceptance must not
+        # correlate with the token that was drafted.
         self.seed_generator = keras.random.SeedGenerator(
             seed if seed is None else derive_seed(seed, "acceptance")
         )
@@ -110,13 +110,13 @@ class DistributionRule(AcceptanceRule):
         student_log_probs: keras.KerasTensor,
         training_step: keras.KerasTensor | int = 0,
     ) -> keras.KerasTensor:
-        """Decides which drafted tokens stand.
+        """Decides which drafted tokens are accepted.
 
         Args:
             token_ids: int32 tensor of shape `(...,)`, the drafted tokens.
             teacher_log_probs: float32 tensor of shape `(..., vocabulary_size)`,
                 `-1e30` for a token that the teacher's sampler cannot draw.
-            student_log_probs: likewise of the student, which drafted them.
+            student_log_probs: the student's, likewise.
             training_step: int tensor, the number of batches trained on.
 
         Returns:
@@ -130,12 +130,12 @@ class DistributionRule(AcceptanceRule):
         student_log_probs: keras.KerasTensor,
         training_step: keras.KerasTensor | int = 0,
     ) -> keras.KerasTensor:
-        """Draws a token in place of a rejected one.
+        """Draws the replacement of a rejected token.
 
         Args:
             teacher_log_probs: float32 tensor of shape
                 `(batch, vocabulary_size)`.
-            student_log_probs: likewise of the student; `-1e30` for all tokens
+            student_log_probs: the student's, likewise; `-1e30` for all tokens
                 where none was drafted.
             training_step: int tensor, the number of batches trained on.
 

@@ -18,8 +18,8 @@ class Interpolated(DistributionRule):
     """Writes exact samples of a mixture of student and teacher.
 
     With p the distribution that the teacher's sampler draws from and q the
-    student's, the text follows `(1 - gamma) q + gamma p`: a drafted token
-    stands with probability `min(1, 1 - gamma + gamma p / q)`, and a rejected
+    student's, the text follows `(1 - gamma) q + gamma p`: a drafted token is
+    accepted with probability `min(1, 1 - gamma + gamma p / q)`, and a rejected
     one is replaced by a sample of the residual `(p - q)+`.
 
     Args:
@@ -51,10 +51,10 @@ class Interpolated(DistributionRule):
         p = at_token(teacher_log_probs, token_ids)
         q = at_token(student_log_probs, token_ids)
         gamma = value_at(self.gamma, training_step)
-        # Ratios above 1 count as 1; clipped before `exp` can overflow.
+        # Ratios above 1 count as 1, and are clipped before `exp` overflows.
         ratio = ops.exp(ops.minimum(p - q, 0.0))
-        # What one of them cannot write has no ratio: log 0 - log 0 is 0, and
-        # a student that has diverged drafts what it cannot draw.
+        # The ratio is 0 for a token that either cannot draw: log 0 - log 0
+        # would give 1, and a student that has diverged drafts such tokens.
         ratio = ops.where(ops.minimum(p, q) <= LOG_ZERO, 0.0, ratio)
         uniform = keras.random.uniform(
             ops.shape(token_ids), dtype="float32", seed=self.seed_generator
@@ -66,9 +66,9 @@ class Interpolated(DistributionRule):
     ):
         p, q = ops.exp(teacher_log_probs), ops.exp(student_log_probs)
         residual = ops.maximum(p - q, 0.0)
-        # Two equal distributions leave nothing, and reject nothing.
-        nothing = ops.sum(residual, axis=-1, keepdims=True) <= 0
-        residual = ops.where(nothing, p, residual)
+        # Equal distributions have no residual, and reject nothing.
+        is_empty = ops.sum(residual, axis=-1, keepdims=True) <= 0
+        residual = ops.where(is_empty, p, residual)
         return keras.random.categorical(
             safe_log(residual), 1, dtype="int32", seed=self.seed_generator
         )[:, 0]
@@ -81,10 +81,10 @@ class Interpolated(DistributionRule):
 class Lossless(Interpolated):
     """Writes exact samples of the teacher: lossless speculative decoding.
 
-    A token drafted with probability q that the teacher gives p stands with
-    probability `min(1, p / q)`, and a rejected one is replaced by a sample of
-    the residual `(p - q)+`. As a rollout, this is sequence-level distillation
-    at the price of speculative decoding.
+    A drafted token of probability q to the student and p to the teacher is
+    accepted with probability `min(1, p / q)`, and a rejected one is replaced by
+    a sample of the residual `(p - q)+`. As a rollout, this is sequence-level
+    distillation at the cost of speculative decoding.
 
     Args:
         seed: int. Defaults to `None`, the Distiller's.

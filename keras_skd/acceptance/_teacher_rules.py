@@ -90,7 +90,7 @@ class TopP(TeacherRule):
 
 @_RULES.register("probability_floor")
 class ProbabilityFloor(TeacherRule):
-    """Accepts a drafted token that has a minimum probability to the teacher.
+    """Accepts a drafted token of at least a minimum teacher probability.
 
     Args:
         floor: float in [0, 1], or a schedule. Defaults to 0.05.
@@ -121,11 +121,12 @@ class ProbabilityFloor(TeacherRule):
 
 @_RULES.register("typical")
 class Typical(TeacherRule):
-    """Accepts a drafted token that does not surprise, given the entropy.
+    """Accepts a drafted token that is typical of the teacher's distribution.
 
-    A token of probability p to the teacher stands if
+    A token of teacher probability p is accepted if
     `p > min(epsilon, delta * exp(-H))`, where H is the entropy, in nats, of
-    the teacher's distribution: the bar is lower where the teacher is unsure.
+    the teacher's distribution: the threshold is lower where the teacher is
+    unsure.
 
     Args:
         epsilon: float in [0, 1], or a schedule. Defaults to 0.09.
@@ -151,13 +152,13 @@ class Typical(TeacherRule):
     def accept(self, token_ids, teacher_logits, training_step=0):
         log_probs = ops.log_softmax(ops.cast(teacher_logits, "float32"))
         probabilities = ops.exp(log_probs)
-        # The limit of p log p at 0 is 0, and not NaN.
+        # At p = 0, p log p counts as 0, its limit.
         terms = ops.where(probabilities > 0, probabilities * log_probs, 0.0)
         entropy = -ops.sum(terms, axis=-1)
         epsilon = value_at(self.epsilon, training_step)
         delta = value_at(self.delta, training_step)
-        bar = ops.minimum(epsilon, delta * ops.exp(-entropy))
-        return at_token(probabilities, token_ids) > bar
+        threshold = ops.minimum(epsilon, delta * ops.exp(-entropy))
+        return at_token(probabilities, token_ids) > threshold
 
     def get_config(self) -> dict:
         return {

@@ -1,4 +1,4 @@
-"""One face for every KerasHub causal LM: hidden states, logits, cache."""
+"""One interface to every KerasHub causal LM: hidden states, logits, cache."""
 
 import functools
 import inspect
@@ -15,22 +15,21 @@ from keras_skd.decoding._control_flow import while_loop
 class CachedCausalLM:
     """Forward passes of a KerasHub causal LM, with and without its cache.
 
-    KerasHub's models agree on `call_with_cache(token_ids, cache,
-    cache_update_index)`, but take one index for the whole batch, and differ in
-    the shape of their caches. This class hides the second and lifts the first:
-    `extend_rows` gives each row an index of its own. It knows nothing about
-    sampling, prompts or who writes.
+    In KerasHub, `call_with_cache(token_ids, cache, cache_update_index)` takes
+    one index for the whole batch, and the shape of the cache differs between
+    models. This class handles caches of any shape, and `extend_rows` gives each
+    row its own index. It does no sampling.
 
     Args:
         model: a `keras_hub.models.CausalLM` with `call_with_cache`.
-        vocabulary_size: int. The number of token ids that both teacher and
-            student have. Logits beyond are dropped: such tokens are never
-            drawn and have no probability. Defaults to `None`, the model's.
+        vocabulary_size: int. The number of token ids that teacher and student
+            share. The logits of all other ids are dropped, so that those
+            tokens have no probability. Defaults to `None`, the model's own.
 
     Attributes:
-        can_roll_back: bool. Whether tokens can be taken back by writing over
-            them. True where every cache tensor has one axis of positions;
-            recurrent models (RWKV-7, Qwen 3.5) fold the past into a state.
+        can_roll_back: bool. Whether tokens can be removed by overwriting them
+            in the cache. This needs one axis of positions in every cache
+            tensor; recurrent models (RWKV-7, Qwen 3.5) have a state instead.
     """
 
     def __init__(self, model, vocabulary_size: int | None = None):
@@ -38,8 +37,8 @@ class CachedCausalLM:
         self.vocabulary_size = vocabulary_size or model.output.shape[-1]
         parameters = inspect.signature(model.call_with_cache).parameters
         self._takes_index = "cache_update_index" in parameters
-        # RWKV-7's own head is inside its backbone: there, "hidden states" are
-        # the logits themselves. Everybody else projects with the embedding.
+        # RWKV-7's backbone contains its head: its "hidden states" are logits.
+        # All other models project with the embedding.
         self._has_head = isinstance(
             model.backbone.token_embedding, keras.layers.ReversibleEmbedding
         )
@@ -60,8 +59,8 @@ class CachedCausalLM:
         return self.model.compute_dtype
 
     def _cache_spec(self, length):
-        # `_build_cache` also runs the model over the whole length; traced
-        # symbolically, it costs nothing and gives every family's shapes.
+        # `_build_cache` also runs the model over the whole length. Tracing it
+        # symbolically gives the shapes without running anything.
         build = self.model._build_cache
         rest = [None] * (len(inspect.signature(build).parameters) - 1)
 
@@ -74,11 +73,11 @@ class CachedCausalLM:
         )
 
     def empty_cache(self, batch_size, length):
-        """Zeros in the shape of the model's cache.
+        """Returns a cache of zeros.
 
         Args:
             batch_size: int or scalar tensor.
-            length: int. The number of positions it has room for.
+            length: int. The number of positions.
         """
 
         def zeros(spec, axes):
@@ -110,7 +109,7 @@ class CachedCausalLM:
         return self.model.backbone(inputs, training=training)
 
     def _inputs(self, token_ids, padding_mask):
-        """What the backbone reads: text, and where it can see, no images."""
+        """The inputs of the backbone: text, and neither images nor audio."""
         inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
         for name, spec in self.model.backbone.input.items():
             if name in ("vision_mask", "audio_mask"):
@@ -125,14 +124,14 @@ class CachedCausalLM:
         return inputs
 
     def layer_reader(self, outputs):
-        """`hidden_states` and those of other layers, in one forward pass.
+        """Makes a forward pass that also returns the outputs of some layers.
 
         Args:
             outputs: list of symbolic outputs of layers of the backbone.
 
         Returns:
-            Callable like `hidden_states` that returns a list: the final hidden
-            states, then those of the layers.
+            Callable with the arguments of `hidden_states`. It returns a list:
+            the final hidden states, then those of the layers.
         """
         backbone = self.model.backbone
         reader = keras.Model(backbone.input, [backbone.output, *outputs])
@@ -186,7 +185,7 @@ class CachedCausalLM:
                 token_ids, cache, index
             )
         else:
-            # Left to itself, RWKV-7 takes token 0 for padding.
+            # By default, RWKV-7 treats token 0 as padding.
             logits, hidden_states, cache = self.model.call_with_cache(
                 token_ids, cache, padding_mask=ops.ones_like(token_ids)
             )
@@ -200,12 +199,12 @@ class CachedCausalLM:
         Args:
             token_ids: int tensor of shape `(batch, width)`.
             cache: the cache from `empty_cache` or an earlier call. It may be
-                written over: go on with the one that is returned.
+                overwritten: use the returned cache from then on.
             indices: int tensor of shape `(batch,)`. For each row, the position
                 of its first new token.
 
         Returns:
-            As `extend`.
+            The same as `extend`.
         """
         return self._extend_rows(token_ids, cache, indices)
 
@@ -226,7 +225,7 @@ class CachedCausalLM:
 
     @functools.cached_property
     def _fill(self):
-        # Without the logits, which nobody asks for.
+        # Only the cache is returned: a traced graph does not compute logits.
         return replay(
             lambda *arguments: self.extend(*arguments)[-1],
             lambda: self.model.variables,
@@ -234,30 +233,30 @@ class CachedCausalLM:
         )
 
     def prefill(self, token_ids, cache, start, stop, chunk=32):
-        """Fills the columns from `start` to `stop`, `chunk` at a time.
+        """Reads the columns from `start` to `stop` into the cache.
 
-        The number of chunks follows the longest prompt at run time, so a short
-        prompt in a long buffer costs little, without compiling again. Columns
-        past a row's own prompt are filled with whatever stands there; they are
-        written over before anything attends to them.
+        The number of chunks depends on `stop` at run time, so that a short
+        prompt in a long buffer costs little, without recompiling. Columns
+        after a row's own prompt are read too, and overwritten before anything
+        attends to them.
 
         Args:
             token_ids: int tensor of shape `(batch, sequence_length)`.
             cache: the cache, filled up to `start`.
             start: int.
-            stop: int scalar tensor. What lies beyond the cache is left out.
-            chunk: int. The number of columns run at once.
+            stop: int scalar tensor. Columns beyond the cache are left out.
+            chunk: int. The number of columns that one pass reads.
 
         Returns:
             The cache.
         """
         length = self.cache_length(cache)
         chunk = min(chunk, length)
-        # Not `ops.minimum`, which takes an int for a `floatx` number.
+        # `ops.minimum` would treat a Python int as a `floatx` number.
         stop = ops.clip(ops.convert_to_tensor(stop, "int32"), 0, length)
 
         def body(start, cache):
-            # The last chunk is moved back to fit: running a column twice
+            # The last chunk is moved back to fit: reading a column twice
             # changes nothing.
             index = ops.clip(start, 0, length - chunk)
             columns = ops.take(

@@ -1,9 +1,9 @@
 """`keras.ops` control flow for functions that read and write Keras variables.
 
-Compiled loops and branches may change nothing outside of themselves. So the
-values of the `states` (random seeds) travel through them and are assigned
-after. On JAX, during `fit`, variables do not even hold their values, so every
-variable that is read has to be named in `constants`.
+Compiled loops and branches must have no side effects. So the values of the
+`states` (random seeds) are loop variables, and are assigned at the end. On JAX,
+variables do not hold their values during `fit`, so every variable that is read
+must be listed in `constants`.
 """
 
 import keras
@@ -24,7 +24,7 @@ def while_loop(cond, body, loop_vars, constants=(), states=()):
         The loop variables after the last round.
     """
     states = list(states)
-    values = _values(states)  # As they are outside of the scope.
+    values = _values(states)  # Read outside of the scope.
     with _Scope(constants) as scope:
         body = scope.stateless(body, states)
         values, loop_vars = ops.while_loop(
@@ -47,12 +47,12 @@ def switch(index, branches, constants=(), states=()):
         states: iterable of `keras.Variable`s that they may assign.
 
     Returns:
-        What the branch at `index` returns.
+        The result of the branch at `index`.
     """
     if len(branches) == 1:
         return branches[0]()
     states = list(states)
-    values = _values(states)  # As they are outside of the scope.
+    values = _values(states)  # Read outside of the scope.
     with _Scope(constants) as scope:
         branches = [scope.stateless(branch, states) for branch in branches]
         values, result = ops.switch(
@@ -63,16 +63,16 @@ def switch(index, branches, constants=(), states=()):
 
 
 class _Scope(keras.StatelessScope):
-    """Gives the constants their values, and each call those of its states.
+    """A scope with the values of the constants and, in a call, of the states.
 
-    One for all rounds of a loop: to make one takes time for each variable.
+    All rounds of a loop share one: making it takes time for each variable.
     """
 
     def __init__(self, constants):
         super().__init__([(v, ops.convert_to_tensor(v)) for v in constants])
 
     def stateless(self, function, states):
-        """From the values of the `states` on to those after, and the result."""
+        """A function from values of the states to new ones and a result."""
 
         def stateless(values, *args):
             for state, value in zip(states, values):
@@ -84,7 +84,7 @@ class _Scope(keras.StatelessScope):
 
 
 def _values(states):
-    # On TensorFlow, to convert a variable is to keep it: `[...]` reads it.
+    # On TensorFlow, converting a variable does not read it: `[...]` does.
     return [v[...] for v in states]
 
 

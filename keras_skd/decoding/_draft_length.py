@@ -1,13 +1,13 @@
-"""How many tokens the student drafts before the teacher reads them."""
+"""The number of tokens that the student drafts in a round."""
 
 import keras
 from keras import ops
 
-# A teacher pass over n + 1 tokens a row costs about 1 + 0.15 n of a pass over
-# one: measured on a CPU with batches of 8.
+# A teacher pass over n + 1 tokens a row takes about 1 + 0.15 n times as long as
+# one over a single token: measured on a CPU with batches of 8.
 _COST_PER_TOKEN = 0.15
 
-# How many tests the estimate of the acceptance rate remembers.
+# The number of past tests that the estimate of the acceptance rate averages.
 _MEMORY = 64.0
 
 
@@ -35,7 +35,7 @@ class DraftLength:
         return [self.estimate] if len(self.choices) > 1 else []
 
     def init(self):
-        """The acceptance rate to begin a batch with, a scalar."""
+        """The acceptance rate at the start of a batch, a scalar."""
         return ops.copy(self.estimate)
 
     def choose(self, acceptance_rate, student_cost: float):
@@ -57,7 +57,7 @@ class DraftLength:
         return choices[ops.argmin(cost / written)]
 
     def update(self, acceptance_rate, accepted, tested):
-        """The acceptance rate after a round, from its counts for each row."""
+        """The acceptance rate after a round, given the counts of each row."""
         if len(self.choices) == 1:
             return acceptance_rate
         accepted = ops.sum(ops.cast(accepted, "float32"))

@@ -1,4 +1,4 @@
-"""Who drafts, what is accepted and who replaces."""
+"""Drafts, accepts and replaces tokens."""
 
 from keras import ops
 
@@ -41,18 +41,18 @@ class DraftVerifier:
         """Draws a token from logits `(batch, vocabulary_size)`."""
         if not self.compares_distributions:
             return sample(self.student_sampler, student_logits)
-        # From the very distribution that the rule will compare: where tokens
-        # tie, KerasHub's samplers keep others on some backends.
+        # Draws from the distribution that the rule compares: where tokens tie,
+        # KerasHub's samplers keep different ones on some backends.
         return sample_log_probabilities(
             self.student_sampler,
             log_probabilities(self.student_sampler, student_logits),
         )
 
     def distributions(self, teacher_logits, student_logits=None) -> list:
-        """What the rule looks at, of shapes `(..., vocabulary_size)`.
+        """The inputs of the rule, of shape `(..., vocabulary_size)`.
 
-        The teacher's raw logits; or, for a rule that compares distributions,
-        the log-probabilities that the two samplers draw from.
+        These are the teacher's raw logits; or, for a rule that compares
+        distributions, the log-probabilities that the two samplers draw from.
         """
         if not self.compares_distributions:
             return [teacher_logits]
@@ -62,19 +62,19 @@ class DraftVerifier:
         ]
 
     def accept(self, token_ids, distributions):
-        """Whether each drafted token stands, of the shape of `token_ids`."""
+        """Whether each drafted token is accepted."""
         return self.rule.accept(
             token_ids, *distributions, training_step=self.training_step
         )
 
     def replace(self, distributions, is_draft):
-        """The teacher's own token, of shape `(batch,)`.
+        """Draws the teacher's own token, of shape `(batch,)`.
 
         Args:
             distributions: those of `distributions()` at one position, of shape
                 `(batch, vocabulary_size)`.
-            is_draft: bool tensor of shape `(batch,)`. Whether a draft was
-                rejected there, or none was made.
+            is_draft: bool tensor of shape `(batch,)`. Whether the position
+                holds a draft.
         """
         if not self.compares_distributions:
             return sample(self.teacher_sampler, *distributions)

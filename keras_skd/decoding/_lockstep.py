@@ -1,8 +1,8 @@
 """Decoding in lock-step: one column at a time, one index for all rows.
 
-The obvious way, which works for every architecture, recurrent ones included,
-and what the fast ways are tested against. A row whose prompt covers a column
-keeps the prompt's token.
+This is simple, works for every architecture, including recurrent ones, and is
+the reference that ragged decoding is tested against. Where a column is part of
+a row's prompt, the row keeps the prompt's token.
 """
 
 from keras import ops
@@ -14,7 +14,7 @@ from keras_skd.decoding._sequences import Sequences
 
 
 def write(model, sampler, prompts, source, stop_token_ids):
-    """Lets one model write every response, as `decoding.write`."""
+    """Does what `decoding.write` does, in lock-step."""
 
     def choose(tokens, index, caches):
         logits, cache = _next_logits(model, tokens, index, caches[0])
@@ -24,7 +24,7 @@ def write(model, sampler, prompts, source, stop_token_ids):
 
 
 def speculate(student, teacher, verifier, prompts, stop_token_ids):
-    """Algorithm 1 of the SKD paper, to the letter.
+    """Runs Algorithm 1 of the SKD paper.
 
     The student samples a token; if the teacher does not accept it, the teacher
     samples its own.
@@ -66,7 +66,7 @@ def _next_logits(model, tokens, index, cache):
 
 
 def _walk(models, states, choose, prompts, stop_token_ids):
-    """Goes from column to column, and appends what `choose` chooses.
+    """Goes from column to column, and appends the tokens from `choose`.
 
     Args:
         models: list of `CachedCausalLM`s that read every column.
@@ -81,7 +81,7 @@ def _walk(models, states, choose, prompts, stop_token_ids):
         m.empty_cache(prompts.batch_size, prompts.sequence_length)
         for m in models
     )
-    # The state of a recurrent model has to see every token in its turn.
+    # A recurrent model must read the tokens one by one.
     index = ops.zeros((), "int32")
     if all(model.can_roll_back for model in models):
         index = ops.min(prompts.lengths) - 1
@@ -96,7 +96,7 @@ def _walk(models, states, choose, prompts, stop_token_ids):
     def body(index, sequences, caches):
         tokens = ops.take(sequences.token_ids, index, axis=1)
         token, source, caches = choose(tokens, index, caches)
-        # A row whose prompt goes on, or that is finished, ends elsewhere.
+        # Finished rows and longer prompts end at a different column.
         at_end = sequences.ends == index + 1
         sequences = sequences.append(token, source, stop_token_ids, at_end)
         return index + 1, sequences, caches

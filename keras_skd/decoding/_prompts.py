@@ -1,8 +1,7 @@
 """The prompts of a batch, the student's and the teacher's.
 
-A teacher that knows more reads prompts of its own. The response is the same in
-both models' sequences; in the teacher's it starts later, by an offset for each
-row.
+The teacher may have prompts of its own. Both models share the response; in the
+teacher's sequence it is shifted by a per-row offset.
 """
 
 from keras import ops
@@ -16,7 +15,7 @@ def columns(token_ids):
 
 
 class Prompts:
-    """Prompts, followed by zeros, and their lengths.
+    """Prompts, padded with zeros, and their lengths.
 
     Args:
         batch: dict of `"token_ids"`, `"padding_mask"` and maybe
@@ -28,12 +27,14 @@ class Prompts:
     Attributes:
         token_ids: int32 tensor of shape `(batch, sequence_length)`.
         lengths: int32 tensor of shape `(batch,)`.
-        limits: int32 tensor of shape `(batch,)`, where each row has to end.
-        full: bool tensor of shape `(batch,)`. Whether there is no room for a
-            response: nothing is written in these rows.
-        longest: int32 scalar, the longest prompt with room for a response.
-        teacher: `Prompts` that the teacher reads, with room for the same
-            responses. These same prompts, if it has none of its own.
+        limits: int32 tensor of shape `(batch,)`, the largest number of tokens
+            of each row.
+        full: bool tensor of shape `(batch,)`. Whether a row has no room for a
+            response, so that nothing is written in it.
+        longest: int32 scalar, the length of the longest prompt that is not
+            full.
+        teacher: the `Prompts` that the teacher reads, with room for the same
+            responses: this object, unless the teacher has its own.
         offsets: int32 tensor of shape `(batch,)`, from a token's position in
             the student's sequence to its position in the teacher's.
     """
@@ -50,7 +51,7 @@ class Prompts:
             lengths = _num_tokens(padding_mask)
             self.offsets = lengths - self.lengths
             self.teacher = object.__new__(Prompts)
-            # A row that is full has to be full for the teacher, too.
+            # A row is full for both models or for neither.
             self.teacher._set(token_ids, lengths, limits + self.offsets)
 
     def _set(self, token_ids, lengths, limits):
@@ -112,8 +113,8 @@ def to_student_positions(values, offsets, sequence_length: int):
         sequence_length: int, the length of the student's sequences.
 
     Returns:
-        Tensor of shape `(batch, sequence_length, ...)`. It means nothing at
-        the positions of the prompts, which differ.
+        Tensor of shape `(batch, sequence_length, ...)`. Its values at the
+        positions of the prompts, which differ, are meaningless.
     """
     index = ops.arange(sequence_length, dtype="int32") + offsets[:, None]
     index = ops.clip(index, 0, values.shape[1] - 1)

@@ -12,7 +12,7 @@ from keras_skd._checks import is_number
 from keras_skd._log_space import safe_log
 from keras_skd._seeding import reseed
 
-# About as many tokens in a block as there are blocks of a vocabulary.
+# About the square root of the size of a vocabulary.
 _BLOCK_SIZE = 256
 
 
@@ -24,9 +24,9 @@ def get_sampler(identifier, name):
         name: str. The argument that it came from, for the errors.
 
     Raises:
-        TypeError: if it is not something that can name a sampler.
-        ValueError: if there is no such sampler, or it plans whole sequences
-            (beam, contrastive, speculative) and has no next token to give.
+        TypeError: if it is not a sampler, a name or a config.
+        ValueError: if there is no such sampler, it generates whole sequences
+            (beam, contrastive, speculative), or its temperature is too low.
     """
     sampler = identifier
     if isinstance(identifier, (str, dict)):
@@ -34,7 +34,7 @@ def get_sampler(identifier, name):
             sampler = keras_hub.samplers.get(identifier)
         except (KeyError, TypeError, ValueError):
             pass
-        # KerasHub gives back a name that it does not know.
+        # KerasHub returns an unknown name unchanged.
         if isinstance(sampler, (str, dict)):
             raise ValueError(
                 f"`{name}` must name a KerasHub sampler: 'random', 'greedy', "
@@ -45,15 +45,14 @@ def get_sampler(identifier, name):
             f"`{name}` must be a `keras_hub.samplers.Sampler`, its name or its "
             f"config. Received: {sampler!r} of type {type(sampler).__name__}"
         )
-    plans = type(sampler).__call__ is not keras_hub.samplers.Sampler.__call__
-    if plans:
+    if type(sampler).__call__ is not keras_hub.samplers.Sampler.__call__:
         raise ValueError(
             f"`{name}` must choose one token at a time ('random', 'greedy', "
             "'top_k', 'top_p', or your own `get_next_token`). Received: "
-            f"{type(sampler).__name__}, which plans whole sequences."
+            f"{type(sampler).__name__}, which generates whole sequences."
         )
     temperature = sampler.temperature
-    # Below, float32 logits overflow and no token has a probability.
+    # At lower ones, float32 logits overflow and leave no probabilities.
     if not is_number(temperature) or not 1e-6 <= temperature < float("inf"):
         raise ValueError(
             f"`{name}` must have a finite `temperature` of at least 1e-6. "
@@ -64,7 +63,7 @@ def get_sampler(identifier, name):
 
 
 def reseed_sampler(sampler, seed):
-    """Restarts a sampler from a seed, unless it takes none or was given one."""
+    """Reseeds a sampler, unless it takes no seed or was given one."""
     takes_seed = "seed" in inspect.signature(type(sampler)).parameters
     if takes_seed and sampler.seed is None:
         reseed(sampler.seed_generator, seed)
@@ -87,7 +86,7 @@ def sample(sampler, logits):
 
 
 def sample_log_probabilities(sampler, log_probs):
-    """Draws one token a row from `log_probabilities` of the sampler.
+    """Draws one token a row from a sampler's `log_probabilities`.
 
     Args:
         sampler: a sampler for which `draws_from_known_distribution`.
@@ -99,19 +98,19 @@ def sample_log_probabilities(sampler, log_probs):
     if _known_kind(sampler) is keras_hub.samplers.GreedySampler:
         return ops.cast(ops.argmax(log_probs, axis=-1), "int32")
     probabilities = ops.exp(log_probs)
-    # Where no token has a probability, any of them will do: it is rejected.
+    # If no token has a probability, any token will do: it is rejected.
     total = ops.sum(probabilities, axis=-1, keepdims=True)
     probabilities = ops.where(total > 0, probabilities, 1.0)
     return _draw(probabilities, sampler.seed_generator)
 
 
 def _draw(probabilities, seed):
-    """Draws what `keras.random.categorical` would, from one pass of sums.
+    """Does what `keras.random.categorical` does, from cumulative sums.
 
-    Backends draw from a vocabulary with a random number for each token of it,
-    or by looking at one token after the other, which takes as long as several
-    layers. Here a block of tokens is drawn first, then a token of that block:
-    of all tokens at once, the sums would be too coarse for the unlikely ones.
+    Backends draw a random number for each token of the vocabulary, or go
+    through it token by token, which takes as long as several layers. Here a
+    block of tokens is drawn first, then a token of that block: one sum over the
+    whole vocabulary would be too coarse for unlikely tokens.
     """
     uniform = keras.random.uniform(
         (2, ops.shape(probabilities)[0], 1), dtype="float32", seed=seed
@@ -119,10 +118,10 @@ def _draw(probabilities, seed):
     return _token_at(probabilities, uniform)
 
 
-# It reads no variables: the list of them is empty.
+# It reads no variables, and `list()` is empty.
 @functools.partial(replay, variables=list)
 def _token_at(probabilities, uniform):
-    """The token at a place among all blocks, and then within one."""
+    """Inverts the distribution over blocks, then the one within a block."""
     size = probabilities.shape[-1]
     padded = ops.pad(probabilities, [(0, 0), (0, -size % _BLOCK_SIZE)])
     num_blocks = padded.shape[-1] // _BLOCK_SIZE
@@ -133,14 +132,14 @@ def _token_at(probabilities, uniform):
 
 
 def _invert(weights, uniform):
-    """The first of the sums beyond `uniform`: none that has no weight."""
+    """The first index whose cumulative share of the total exceeds `uniform`."""
     ends = ops.cumsum(weights, axis=-1)
     before = ends <= uniform * ends[:, -1:]
     return ops.sum(ops.cast(before, "int32"), axis=-1)
 
 
 def draws_from_known_distribution(sampler) -> bool:
-    """Whether `log_probabilities` knows what a sampler draws from.
+    """Whether `log_probabilities` knows the distribution of a sampler.
 
     True for greedy, random, top-k and top-p samplers, and for subclasses that
     draw as these do.
@@ -162,7 +161,7 @@ def log_probabilities(sampler, logits):
     samplers = keras_hub.samplers
     kind = _known_kind(sampler)
     probabilities = sampler.compute_probabilities(logits)
-    # A model that has diverged proposes nothing.
+    # A model that has diverged gives no token a probability.
     is_nan = ops.isnan(probabilities)
     probabilities = ops.where(is_nan, 0.0, probabilities)
     if kind is samplers.RandomSampler:

@@ -1,8 +1,8 @@
 """Speculation by segments: whole sentences, steps or actions are accepted.
 
-The student writes one segment of each row, the teacher reads it and the score
-decides; where it fails, the teacher writes a segment of its own. Each row is at
-its own position.
+In each round, the student drafts a segment of each row, and the teacher scores
+it. If the score is too low, the teacher writes a segment instead. Every row is
+at its own position.
 """
 
 from keras import ops
@@ -16,12 +16,12 @@ from keras_skd.decoding._sequences import Sequences
 from keras_skd.decoding._sequences import is_stop
 from keras_skd.decoding._writing import next_logits
 
-# How many tokens of a segment are read at once.
+# The number of tokens of a segment that are read at once.
 _WIDTH = 16
 
 
 class SegmentDecoder:
-    """Algorithm 1 of the SKD paper, with segments in the place of tokens.
+    """Algorithm 1 of the SKD paper, with segments in place of tokens.
 
     Args:
         student, teacher: `CachedCausalLM`s that can roll back.
@@ -81,7 +81,7 @@ class SegmentDecoder:
         return sequences
 
     def round(self, sequences: Sequences, student_cache, teacher_cache):
-        """Draft, verify, accept, and the teacher writes where it must."""
+        """Draft, verify, accept, replace."""
         start, finished = sequences.ends, sequences.finished
         drafted, student_cache = self._write_segment(
             self.student,
@@ -99,7 +99,7 @@ class SegmentDecoder:
         log_probs = ops.where(segment, log_probs, 0.0)
         score = self.score(drafted.token_ids, segment, log_probs)
         accepted = (score >= self.threshold) | finished
-        # A rejected row goes back to where its segment began.
+        # A rejected row is rolled back to the start of its segment.
         sequences = sequences._replace(
             token_ids=drafted.token_ids,
             sources=ops.where(
@@ -127,9 +127,9 @@ class SegmentDecoder:
         return sequences, student_cache, teacher_cache
 
     def _write_segment(self, model, sampler, source, sequences, cache):
-        """One model goes on until each row has ended a segment.
+        """One model writes a segment in each row that is not `finished`.
 
-        `finished` of the sequences says which rows have.
+        In the result, all rows are finished with their segment.
         """
 
         def body(sequences, cache):

@@ -14,9 +14,9 @@ class Sequences(NamedTuple):
     """A batch of sequences, each row at its own length: a loop variable.
 
     Attributes:
-        token_ids: int32 tensor of shape `(batch, sequence_length)`. Whatever
-            stands at or after a row's end is not part of it: rejected drafts
-            are left there, to be overwritten.
+        token_ids: int32 tensor of shape `(batch, sequence_length)`. Entries at
+            or after a row's end are not part of it: rejected drafts stay there
+            until they are overwritten.
         sources: int32 tensor of the same shape, the `keras_skd.Source` of each
             token.
         ends: int32 tensor of shape `(batch,)`, the number of tokens a row has.
@@ -71,10 +71,10 @@ class Sequences(NamedTuple):
         )
 
     def advance(self, counts, source, stop_token_ids) -> "Sequences":
-        """Takes in tokens that stand after the end of each row already.
+        """Appends the tokens that already follow the end of each row.
 
         Args:
-            counts: int32 tensor of shape `(batch,)`, how many.
+            counts: int32 tensor of shape `(batch,)`, the number of them.
             source: `Source` of these tokens.
             stop_token_ids: tuple of ints. Only the last of the tokens may be
                 one of them.
@@ -91,12 +91,12 @@ class Sequences(NamedTuple):
         )
 
     def to_rollout(self) -> dict:
-        """The tokens and the masks that follow from their sources."""
+        """The tokens, their sources and the masks."""
         return rollout_of(self.token_ids, self.sources)
 
 
 def rollout_of(token_ids, sources) -> dict:
-    """A rollout from tokens and the `Source` of each of them."""
+    """Makes a rollout from tokens and the `Source` of each token."""
     padding_mask = sources != Source.PADDING
     return {
         "token_ids": ops.where(padding_mask, token_ids, 0),

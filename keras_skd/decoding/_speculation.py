@@ -1,7 +1,7 @@
 """Ragged speculative decoding: Algorithm 1 of the SKD paper, batched.
 
 Rows have prompts of different lengths, stop at different tokens and accept
-different numbers of drafts; none waits for another. `_lockstep.py` writes the
+different numbers of drafts; no row waits for another. `_lockstep.py` writes the
 same sequences one token at a time.
 """
 
@@ -22,7 +22,7 @@ from keras_skd.decoding._writing import next_logits
 
 
 class State(NamedTuple):
-    """What a round of speculation hands to the next one.
+    """The state of the loop over the rounds of speculation.
 
     Attributes:
         sequences: `Sequences`.
@@ -47,7 +47,7 @@ class State(NamedTuple):
 
 
 class Drafts(NamedTuple):
-    """What the student proposes in a round.
+    """The student's drafts of a round.
 
     Attributes:
         sequences: `Sequences`, with the drafts in `token_ids` after the end of
@@ -64,7 +64,7 @@ class Drafts(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the teacher sees in a window of each row.
+    """The teacher's pass over a window of each row.
 
     Attributes:
         positions: int32 tensor of shape `(batch, width)`, the positions of the
@@ -81,13 +81,13 @@ class Reading(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What becomes of the drafts, for each row: tensors of shape `(batch,)`.
+    """The outcome of a round for each row: tensors of shape `(batch,)`.
 
     Attributes:
-        num_accepted: int32. The drafts that stay.
-        num_tested: int32. These, and the rejected one.
-        replaces: bool. Whether the teacher writes a token after them.
-        replacement: int32. That token.
+        num_accepted: int32. The number of accepted drafts.
+        num_tested: int32. The number of accepted and rejected drafts.
+        replaces: bool. Whether the teacher writes a token after the accepted.
+        replacement: int32. The teacher's token.
     """
 
     num_accepted: KerasTensor
@@ -97,16 +97,16 @@ class Verdict(NamedTuple):
 
 
 def accept(tested, accepted, stops):
-    """Which tested positions of a row's turn are accepted, and which rejected.
+    """Returns the accepted and the rejected positions of each row's turn.
 
     A turn ends with the first position that is not accepted or holds a stop
     token. What follows is neither accepted nor rejected.
 
     Args:
         tested: bool tensor of shape `(batch, width)`. The positions that the
-            rule decides on.
-        accepted: bool tensor of the same shape. What the rule says.
-        stops: bool tensor of the same shape. Where a stop token stands.
+            rule tests.
+        accepted: bool tensor of the same shape. Those that the rule accepts.
+        stops: bool tensor of the same shape. Those that hold a stop token.
 
     Returns:
         Two bool tensors of the same shape.
@@ -151,10 +151,10 @@ class SpeculativeDecoder:
         self.prompts = prompts
         self.stop_token_ids = stop_token_ids
         self.bonus = int(bonus)
-        # The teacher's windows: each width is compiled.
+        # The widths of the teacher's window, each of which is compiled.
         widths = [n + self.bonus for n in draft_length.choices]
         self.widths = sorted({min(n, prompts.sequence_length) for n in widths})
-        # A step of decoding takes as long as reading its weights.
+        # The time of a decoding step is that of reading the weights.
         self.student_cost = (
             student.model.count_params() / teacher.model.count_params()
         )
@@ -219,7 +219,7 @@ class SpeculativeDecoder:
         state = switch(
             self._window(drafts.count),
             [
-                lambda width=width: self._judge(state, drafts, width)
+                lambda width=width: self._finish_round(state, drafts, width)
                 for width in self.widths
             ],
             constants=self.teacher.model.variables,
@@ -232,23 +232,23 @@ class SpeculativeDecoder:
         wider = (count + self.bonus > width for width in self.widths[:-1])
         return sum(ops.cast(is_wider, "int32") for is_wider in wider)
 
-    def _judge(self, state, drafts, width):
+    def _finish_round(self, state, drafts, width):
         reading = self.verify(state, drafts, width)
         verdict = self.accept(drafts, reading)
-        # The student's cache is not the branches' to hand on.
+        # Branches do not return the student's cache, which they do not change.
         return self.commit(state, drafts, reading, verdict)._replace(
             student_cache=()
         )
 
     def draft(self, state: State):
-        """The student writes after the end of each row, on approval.
+        """The student drafts tokens after the end of each row.
 
         Returns:
             `(drafts, student_cache)`.
         """
         sequences = state.sequences
         verifier, bonus = self.verifier, self.bonus
-        # No more than there is room for in the row that has most of it.
+        # No more tokens than fit into the row with the most room.
         room = sequences.limits - sequences.ends
         room = ops.max(ops.where(sequences.finished, 1, room))
         count = ops.minimum(
@@ -266,7 +266,7 @@ class SpeculativeDecoder:
                     ops.cast(logits, "float32")[:, None],
                 )
             token = verifier.draft(logits)
-            # With a bonus token, the last draft is read but none follows it.
+            # With a bonus token, the student also reads the last draft.
             here = columns(token_ids) == (sequences.ends + i)[:, None]
             here = here & (~sequences.finished & (i < count))[:, None]
             token_ids = ops.where(here, token[:, None], token_ids)
@@ -294,7 +294,7 @@ class SpeculativeDecoder:
     def verify(self, state: State, drafts: Drafts, width: int) -> Reading:
         """The teacher reads the drafts in one pass.
 
-        The window starts at the last token that stands, or earlier where the
+        The window starts at the last token of the row, or earlier where the
         row is nearly full: reading a token again changes nothing.
         """
         prompts, cache = self.prompts, state.teacher_cache
@@ -315,7 +315,7 @@ class SpeculativeDecoder:
         return Reading(positions + 1, logits, hidden_states, cache)
 
     def accept(self, drafts: Drafts, reading: Reading) -> Verdict:
-        """The rule decides, and the teacher replaces the first rejected."""
+        """The rule tests the drafts; the first rejected one is replaced."""
         sequences, positions = drafts.sequences, reading.positions
         index = positions - sequences.ends[:, None]
         in_row = (positions < self.prompts.sequence_length) & (index >= 0)
@@ -331,7 +331,7 @@ class SpeculativeDecoder:
         )
         drafted = self._at(sequences.token_ids, positions)
         accepted = self.verifier.accept(drafted, distributions) & is_draft
-        # Nothing stands yet where a bonus token goes: it cannot be accepted.
+        # The position of a bonus token holds no draft to accept.
         tested = in_row & (index < drafts.count + self.bonus)
         stops = is_stop(drafted, self.stop_token_ids)
         accepted, rejected = accept(tested, accepted, stops)
@@ -357,7 +357,7 @@ class SpeculativeDecoder:
     def commit(
         self, state: State, drafts: Drafts, reading: Reading, verdict: Verdict
     ) -> State:
-        """Accepted drafts and the teacher's token become part of the row."""
+        """Appends the accepted drafts and the teacher's token to each row."""
         active = ~state.sequences.finished
         sequences = drafts.sequences.advance(
             verdict.num_accepted, Source.STUDENT, self.stop_token_ids

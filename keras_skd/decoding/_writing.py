@@ -70,14 +70,14 @@ def next_logits(model, sequences, cache, ahead=0):
         model: a `CachedCausalLM`.
         sequences: `Sequences`.
         cache: the model's cache of all tokens before.
-        ahead: int scalar. How many tokens after the row's end to take for part
-            of it. Defaults to 0.
+        ahead: int scalar. The number of drafts after the row's end that count
+            as part of it. Defaults to 0.
 
     Returns:
         `(logits, cache)`, the logits of the next token, of shape
         `(batch, vocabulary_size)`.
     """
-    # A finished row has nothing to read: any position in the cache will do.
+    # A finished row reads nothing new: any position in the cache will do.
     position = sequences.ends - 1 + ahead
     position = ops.clip(position, 0, model.cache_length(cache) - 1)
     tokens = ops.take_along_axis(sequences.token_ids, position[:, None], axis=1)
@@ -85,19 +85,19 @@ def next_logits(model, sequences, cache, ahead=0):
     return logits[:, 0], cache
 
 
-def cache_stages(sequence_length, first=128, factor=4):
+def cache_stages(sequence_length):
     """The lengths that a cache grows through, each with the one before it.
 
-    Attention runs over the whole of a cache, written or not. So caches start
-    short, and grow when a row gets to their end.
+    Attention runs over the whole cache, including its unused end. So caches
+    start short, and grow when a row reaches their end.
 
     Returns:
         List of pairs `(previous, length)`, the first from 0, the last to
         `sequence_length`.
     """
-    lengths = [0]
-    while first < sequence_length:
-        lengths.append(first)
-        first *= factor
+    lengths, length = [0], 128
+    while length < sequence_length:
+        lengths.append(length)
+        length *= 4
     lengths.append(sequence_length)
     return list(zip(lengths, lengths[1:]))

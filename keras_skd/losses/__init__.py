@@ -1,3 +1,5 @@
+"""Losses that train a student on a teacher's distributions."""
+
 from keras_skd.losses._composite import BySource
 from keras_skd.losses._composite import WeightedSum
 from keras_skd.losses._cross_entropy import CrossEntropy

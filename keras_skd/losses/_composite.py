@@ -12,11 +12,7 @@ from keras_skd.losses._distillation_loss import serialize
 
 
 class _Composite(DistillationLoss):
-    """A loss made of other losses, a list or a dict of them in `losses`.
-
-    Each part keeps its own `temperature`, `top_k_targets` and
-    `source_weights`; its `reduction` has no effect.
-    """
+    """A loss made of other losses, a list or a dict of them in `losses`."""
 
     losses: list | dict
 
@@ -36,32 +32,29 @@ class _Composite(DistillationLoss):
 
 @registry.register("weighted_sum")
 class WeightedSum(_Composite):
-    """Sum of losses, each times a factor.
+    """Weighted sum of losses.
 
     With losses `l_i` and factors `w_i`, at every position::
 
         loss = sum(w_i * l_i)
 
     Each loss keeps its own `temperature`, `top_k_targets` and
-    `source_weights`. The values of the positions are reduced once, after the
-    sum, so that the `reduction` of the losses in it has no effect.
+    `source_weights`. Their `reduction` has no effect, since the values of the
+    positions are reduced once, after the sum.
 
     Args:
-        losses: list of `keras_skd.losses.DistillationLoss`, or of whatever
-            `keras_skd.losses.get` takes for one, such as `"forward_kl"`.
-        weights: list of floats, one for each loss. Defaults to `None`, which
-            is 1 for each.
+        losses: list of `keras_skd.losses.DistillationLoss`, or of anything
+            that `keras_skd.losses.get` accepts, such as `"forward_kl"`.
+        weights: list of floats, one for each loss. Defaults to `None`, 1 for
+            each.
         **kwargs: see `keras_skd.losses.DistillationLoss`. `source_weights`
             apply to the whole sum.
 
     Example:
 
-    With `keras_skd.losses.CrossEntropy` in it, a sum needs the tokens as well.
+    A sum that contains `keras_skd.losses.CrossEntropy` also needs the tokens.
 
     ```python
-    import keras
-    import keras_skd
-
     teacher_logits = keras.random.normal((2, 8, 32))
     student_logits = keras.random.normal((2, 8, 32))
     token_ids = keras.random.randint((2, 8), 0, 32)
@@ -134,16 +127,15 @@ class BySource(_Composite):
 
         loss = {"student": student, "teacher": teacher, "data": data}[source]
 
-    In Speculative Knowledge Distillation, student and teacher write one
-    response in turn, and the author of a token says something about it: that
-    the teacher accepted it, or that it had to step in. Other methods train on
-    whole responses of either. So, with DistiLLM-2's losses (at a fixed `alpha`
-    and with equal weights, as its released code trains; its curricula are
-    `keras_skd.losses.DistiLLM2`)::
+    In Speculative Knowledge Distillation, the author of a token tells whether
+    the teacher accepted the student's draft or replaced it. Other methods train
+    on whole responses of either model. DistiLLM-2's losses (at a fixed `alpha`
+    and with equal weights, as in its released code; its curricula are
+    `keras_skd.losses.DistiLLM2`) are::
 
         BySource(teacher=SkewKL(0.1), student=SkewReverseKL(0.1))
 
-    or with the teacher's corrections as labels::
+    The teacher's replacements become labels with::
 
         BySource(teacher=CrossEntropy(), student=ForwardKL())
 
@@ -153,26 +145,24 @@ class BySource(_Composite):
     `position_values()`, then `reduce()`.
 
     Args:
-        student: a `keras_skd.losses.DistillationLoss`, or whatever
-            `keras_skd.losses.get` takes for one, such as `"forward_kl"`: the
-            loss where the student wrote the token. Defaults to `None`, no
-            loss there.
+        student: a `keras_skd.losses.DistillationLoss`, or anything that
+            `keras_skd.losses.get` accepts, such as `"forward_kl"`: the loss
+            where the student wrote the token. Defaults to `None`, no loss
+            there.
         teacher: likewise, where the teacher wrote it. Defaults to `None`.
-        data: likewise, where it comes from a data set. Defaults to `None`,
-            the teacher's loss, or else the student's, so that a validation
-            set, all of whose responses are from the data, always has a loss.
+        data: likewise, where it comes from the data. Defaults to `None`, the
+            teacher's loss, or else the student's, so that responses of a
+            validation set always have a loss.
         **kwargs: see `keras_skd.losses.DistillationLoss`.
 
     Example:
 
     ```python
-    import keras
     import numpy as np
-    import keras_skd
 
     teacher_logits = keras.random.normal((1, 4, 32))
     student_logits = keras.random.normal((1, 4, 32))
-    # The teacher accepted two drafts of the student, then stepped in.
+    # The teacher accepted two drafts of the student and replaced the third.
     source = keras_skd.Source
     sources = np.array(
         [[source.STUDENT, source.STUDENT, source.TEACHER, source.PADDING]]

@@ -2,6 +2,7 @@ from keras import ops
 
 from keras_skd._checks import check_number
 from keras_skd._log_space import Tensor
+from keras_skd._log_space import at_token
 from keras_skd._log_space import scale_logits
 from keras_skd.losses._distillation_loss import DistillationLoss
 from keras_skd.losses._distillation_loss import registry
@@ -9,16 +10,16 @@ from keras_skd.losses._distillation_loss import registry
 
 @registry.register("cross_entropy")
 class CrossEntropy(DistillationLoss):
-    """Cross-entropy of the tokens of the response under the student.
+    """Cross-entropy of the response tokens under the student.
 
     With the student's probabilities `q`, at every position::
 
         loss = -log(q[token])
 
-    The teacher is not used. On responses from a data set this is supervised
+    The teacher is not used. On responses from the data this is supervised
     fine-tuning; on responses that the teacher wrote, sequence-level knowledge
-    distillation (SeqKD); as a part of `keras_skd.losses.WeightedSum`, the
-    "hard" loss beside the "soft" one.
+    distillation (SeqKD); in a `keras_skd.losses.WeightedSum`, the loss on
+    "hard" labels beside that on "soft" ones.
 
     Args:
         temperature: float. The student's logits are divided by it. Defaults
@@ -27,15 +28,12 @@ class CrossEntropy(DistillationLoss):
 
     Call arguments:
         y_true: int tensor `(batch, length)`. The token that each position
-            predicts, that is, the one after it.
+            predicts, which is the next one.
         y_pred, sample_weight: see `keras_skd.losses.DistillationLoss`.
 
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     token_ids = keras.random.randint((2, 8), 0, 32)
     student_logits = keras.random.normal((2, 8, 32))
     response_mask = keras.ops.arange(8) >= keras.ops.array([[3], [5]])
@@ -73,10 +71,7 @@ class CrossEntropy(DistillationLoss):
                 f"{tuple(student_logits.shape)}"
             )
         logits = scale_logits(student_logits, self.temperature, self.dtype)
-        token_logits = ops.take_along_axis(
-            logits, ops.expand_dims(token_ids, -1), axis=-1
-        )
-        return ops.logsumexp(logits, axis=-1) - ops.squeeze(token_logits, -1)
+        return ops.logsumexp(logits, axis=-1) - at_token(logits, token_ids)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "temperature": self.temperature}

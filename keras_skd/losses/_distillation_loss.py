@@ -23,14 +23,14 @@ class DistillationLoss(keras.losses.Loss, Configurable):
 
     A subclass implements `compute_values()`, the loss at each position. This
     class weighs the positions by the author of their token, masks the prompt
-    and the padding, and reduces what is left to a number. A loss that compares
+    and the padding, and reduces the rest to a number. A loss that compares
     two distributions should subclass `keras_skd.losses.Divergence` instead,
     and implement `divergence()`.
 
     Losses are computed in `dtype`, whatever the precision of the logits.
     Nothing is clipped, so that a student whose probability of a token is
-    `1e-30` still gets the gradient that it needs (`keras.losses.KLDivergence`
-    clips at `1e-7`, and gives it none). No gradient reaches the teacher.
+    `1e-30` still gets a gradient (`keras.losses.KLDivergence` clips at `1e-7`,
+    and gives it none). No gradient reaches the teacher.
 
     Args:
         source_weights: dict. A factor for the loss at each position, by the
@@ -41,10 +41,10 @@ class DistillationLoss(keras.losses.Loss, Configurable):
             each sequence, then over the batch (Eq. 1 of the paper below);
             `"token_mean"` the mean over all positions of the batch, so that
             long responses count for more; `"sum"` their sum; `"none"` or
-            `None` keeps them apart. Under `gradient_accumulation_steps`, Keras
-            averages the gradients of batches with equal weights: that is the
-            gradient of one large batch for a `"sequence_mean"`, and not for
-            the others. Defaults to `"sequence_mean"`.
+            `None` does not reduce. Under `gradient_accumulation_steps`, Keras
+            averages the gradients of batches with equal weights: only for
+            `"sequence_mean"`, that is the gradient of one large batch.
+            Defaults to `"sequence_mean"`.
         name: string. Defaults to the name that the class is registered under,
             such as `"forward_kl"`.
         dtype: string. `"float32"` or `"float64"`. Defaults to `"float32"`.
@@ -55,14 +55,14 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         y_pred: float tensor `(batch, length, vocabulary)`. The student's
             logits.
         sample_weight: bool, int or float tensor `(batch, length)`. The weight
-            of each position: the response mask, in general. A position of
+            of each position, usually the response mask. A position of
             weight 0 contributes neither to the value nor to the gradient, even
             where its logits are not finite. A row whose weights are all 0
             gives 0. Defaults to `None`, every position counts.
 
-    A loss that needs more than the logits (who wrote which token, or the
-    context from `prepare()`) cannot be called like this: call
-    `position_values()`, then `reduce()`.
+    A loss that needs more than the logits (the authors of the tokens, or the
+    context from `prepare()`) cannot be called: use `position_values()`, then
+    `reduce()`.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -73,9 +73,7 @@ class DistillationLoss(keras.losses.Loss, Configurable):
     The squared distance of the logits.
 
     ```python
-    import keras
     from keras import ops
-    import keras_skd
 
     class LogitDistance(keras_skd.losses.DistillationLoss):
         def compute_values(
@@ -113,14 +111,14 @@ class DistillationLoss(keras.losses.Loss, Configurable):
                 f"`reduction` must be one of {REDUCTIONS}. "
                 f"Received: reduction={reduction!r}"
             )
-        # Keras knows other reductions than ours, and would check for those.
+        # Keras would only accept its own reductions.
         super().__init__(
             name=name or self._default_name(), reduction=None, dtype=dtype
         )
         if self.dtype not in ("float32", "float64"):
             raise ValueError(
                 "`dtype` must be float32 or float64, since log-probabilities "
-                "need the precision; logits may have any. "
+                "need the precision; logits may have any dtype. "
                 f"Received: dtype={dtype!r}"
             )
         self.reduction = reduction
@@ -134,7 +132,7 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         sources: Tensor | None,
         context: dict | None,
     ) -> Tensor:
-        """Returns the loss at each position: what a subclass implements.
+        """Returns the loss at each position. Subclasses implement this.
 
         The arguments are those of `position_values()`, which calls this and
         applies `source_weights` to the result. No gradient flows into
@@ -154,9 +152,9 @@ class DistillationLoss(keras.losses.Loss, Configurable):
     ) -> dict:
         """Returns the context that `position_values()` needs from the batch.
 
-        `position_values()` may see a few positions at a time. Whatever depends
-        on whole rows, on the batch or on the progress of training is computed
-        here, once a step.
+        `position_values()` may see a few positions at a time. Values that
+        depend on whole rows, on the batch or on the progress of training are
+        computed here, once a step.
 
         Args:
             response_mask: tensor `(batch, length)`, true where the loss
@@ -170,8 +168,8 @@ class DistillationLoss(keras.losses.Loss, Configurable):
             student_token_log_probs: the student's, likewise.
 
         Returns:
-            A structure (as of `keras.tree`) of tensors `(batch, length)`, cut
-            into the same chunks as the positions. It is empty for most losses.
+            A nested structure of tensors `(batch, length)`, which are cut into
+            the same chunks as the positions. It is empty for most losses.
         """
         return {}
 
@@ -185,10 +183,9 @@ class DistillationLoss(keras.losses.Loss, Configurable):
     ) -> Tensor:
         """Returns the loss at each position, for `reduce()`.
 
-        The positions may be all of a batch, or a few at a time where all of
-        their logits would not fit into memory. The logits at a position
-        predict the *next* token: `token_ids` and `sources` are already shifted
-        by one.
+        The positions may be all of a batch, or a few at a time to save memory.
+        The logits at a position predict the *next* token: `token_ids` and
+        `sources` are already shifted by one.
 
         Args:
             teacher_logits: float tensor `(..., vocabulary)`, or `None` if
@@ -222,7 +219,7 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         for author, source in AUTHORS.items():
             factor = self.source_weights.get(author, 1.0)
             factors = ops.where(ops.equal(sources, source), factor, factors)
-        return _weighted(values, factors)
+        return weighted(values, factors)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Returns the loss at each position, from the logits alone."""
@@ -264,7 +261,7 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         if sample_weight is None:
             sample_weight = ops.ones_like(values)
         sample_weight = _check_sample_weight(sample_weight, values.shape)
-        values = _weighted(values, self.position_weights(sample_weight))
+        values = weighted(values, self.position_weights(sample_weight))
         return values if self.reduction in ("none", None) else ops.sum(values)
 
     def position_weights(self, sample_weight: Tensor) -> Tensor:
@@ -284,7 +281,7 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         if self.reduction == "token_mean":
             return weights / ops.maximum(ops.sum(weights), 1.0)
         if self.reduction == "sequence_mean":
-            # A row without a response has nothing to divide by.
+            # The maximum avoids 0 / 0 in a row without a response.
             totals = ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1.0)
             return weights / totals / ops.cast(ops.size(totals), self.dtype)
         return weights
@@ -292,8 +289,8 @@ class DistillationLoss(keras.losses.Loss, Configurable):
     def batch_weight(self, sample_weight: Tensor) -> Tensor:
         """Returns the weight of a batch in the mean over several batches.
 
-        It is the number of tokens for a `"token_mean"`, so that the mean is
-        one over all tokens, and the number of rows for other reductions.
+        It is the number of tokens for a `"token_mean"`, and the number of rows
+        for other reductions.
 
         Args:
             sample_weight: bool, int or float tensor `(batch, length)`.
@@ -307,16 +304,17 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         return ops.cast(ops.shape(weights)[0], self.dtype)
 
     def get_config(self) -> dict:
-        config = super().get_config()
-        config.update(
-            {"source_weights": self.source_weights, "dtype": self.dtype}
-        )
+        config = {
+            **super().get_config(),
+            "source_weights": self.source_weights,
+            "dtype": self.dtype,
+        }
         if self.name == self._default_name():
             del config["name"]
         return config
 
     def _default_name(self):
-        """The registered name; for classes without one, Keras makes it up."""
+        """The registered name, or `None` to let Keras choose one."""
         names = {cls: name for name, cls in registry.classes.items()}
         return names.get(type(self))
 
@@ -328,15 +326,7 @@ registry.register()(DistillationLoss)
 def get(
     identifier: str | dict | type | DistillationLoss,
 ) -> DistillationLoss:
-    """Returns the loss that an identifier stands for.
-
-    Args:
-        identifier: a `keras_skd.losses.DistillationLoss`; such a class, to be
-            made with its defaults; the name of one, such as `"forward_kl"`
-            or `"ForwardKL"`; or a config dict, as from `serialize()`.
-
-    Returns:
-        A `keras_skd.losses.DistillationLoss`.
+    """Returns a loss from its name, class, config or itself.
 
     Raises:
         ValueError: if no loss has that name, or it cannot be made without
@@ -347,8 +337,6 @@ def get(
     Example:
 
     ```python
-    import keras_skd
-
     loss = keras_skd.losses.get("reverse_kl")
     loss = keras_skd.losses.get(keras_skd.losses.ReverseKL)
     ```
@@ -371,24 +359,7 @@ def get(
 
 
 def serialize(loss: DistillationLoss) -> dict:
-    """Returns the config of a loss, from which `deserialize()` restores it.
-
-    Args:
-        loss: a `keras_skd.losses.DistillationLoss`.
-
-    Returns:
-        A dict that JSON can hold.
-
-    Example:
-
-    ```python
-    import json
-    import keras_skd
-
-    loss = keras_skd.losses.SkewKL(alpha=0.2)
-    json.dumps(keras_skd.losses.serialize(loss))
-    ```
-    """
+    """Returns the config of a loss, which JSON can hold."""
     return registry.serialize(loss)
 
 
@@ -398,24 +369,12 @@ def deserialize(
     """Returns the loss that a config describes.
 
     Args:
-        config: dict, as from `serialize()`.
-        custom_objects: dict from names to classes that are not registered
-            with Keras. Defaults to `None`.
-
-    Returns:
-        A `keras_skd.losses.DistillationLoss`.
+        config: dict, as `serialize()` returns it.
+        custom_objects: dict from names to classes that are not registered with
+            Keras. Defaults to `None`.
 
     Raises:
         TypeError: if the config describes a different kind of object.
-
-    Example:
-
-    ```python
-    import keras_skd
-
-    config = keras_skd.losses.serialize(keras_skd.losses.SkewKL(alpha=0.2))
-    loss = keras_skd.losses.deserialize(config)
-    ```
     """
     return get(keras.saving.deserialize_keras_object(config, custom_objects))
 
@@ -452,15 +411,15 @@ def _check_sample_weight(sample_weight, shape):
 
 
 def _zero_outside(sample_weight, x):
-    """Replaces tokens or logits `x` by 0 where the weight is 0."""
+    """Replaces tokens or logits by 0 where the weight is 0."""
     mask = ops.cast(sample_weight, "bool")
     if len(x.shape) > len(mask.shape):
         mask = ops.expand_dims(mask, -1)
     return ops.where(mask, x, ops.zeros_like(x))
 
 
-def _weighted(values, weights):
-    # Not a product alone: zero times infinity is NaN.
+def weighted(values, weights):
+    """Returns `values * weights`, where zero times infinity is 0, not NaN."""
     return ops.where(weights == 0, 0.0, values) * weights
 
 

@@ -25,8 +25,8 @@ def distillm2_alpha(
         skew = clip(1 - (1 - alpha) * mean(gap) / gap, min_alpha, alpha)
 
     The first two means are over the tokens of a response, the third over the
-    responses. The skew keeps `(1 - skew) * gap`, about how far the two
-    distributions under the divergence are apart, the same for easy and for
+    responses. `(1 - skew) * gap` approximates the distance of the two
+    distributions that are compared: the skew keeps it equal for easy and for
     hard responses.
 
     Args:
@@ -35,7 +35,7 @@ def distillm2_alpha(
         reader_log_probs: float tensor `(batch, length)`. The same under the
             other model.
         mask: bool tensor `(batch, length)`. The tokens that count. A row
-            without any is no response and has no part in the mean gap.
+            without any has no part in the mean gap.
         alpha: float. The skew of a response of average gap, and the largest.
         min_alpha: float. The smallest skew.
 
@@ -54,7 +54,7 @@ def distillm2_alpha(
     )
     responses = ops.sum(ops.cast(lengths > 0, gaps.dtype))
     mean_gap = ops.sum(gaps) / ops.maximum(responses, 1.0)
-    # Two equal models have no gap; any finite ratio will do, and no NaN.
+    # Equal models have no gap: any finite ratio will do.
     ratios = mean_gap / ops.where(gaps == 0, 1e-5, gaps)
     skews = ops.clip(1.0 - (1.0 - alpha) * ratios, min_alpha, alpha)
     return ops.stop_gradient(skews)
@@ -72,10 +72,10 @@ def distillm2_beta(
     This is `clip(epoch / num_epochs + step / num_steps, beta, 1)`.
 
     Args:
-        epoch: int or int tensor. Epochs completed.
-        num_epochs: int. Epochs in all.
-        step: int or int tensor. Updates done, since the first epoch.
-        num_steps: int. Updates in all.
+        epoch: int or int tensor. The number of completed epochs.
+        num_epochs: int. The number of epochs of the training.
+        step: int or int tensor. The number of updates since its start.
+        num_steps: int. The number of updates of the training.
         beta: float. The smallest weight, at which training starts.
 
     Returns:
@@ -95,30 +95,30 @@ class DistiLLM2(Divergence):
 
         (1 - beta) * KL(p || alpha * p + (1 - alpha) * q)
 
-    if the token there is the teacher's or a data set's, and::
+    if the token there is from the teacher or the data, and::
 
         beta * KL(q || (1 - alpha) * p + alpha * q)
 
-    if it is the student's. `alpha` differs between responses: it is the
-    argument in the first epoch, then larger for a response on which the models
-    differ more (`keras_skd.losses.distillm2_alpha`). `beta` grows over the
-    training, from the teacher's responses towards the student's
+    if it is from the student. In the first epoch, `alpha` is the argument;
+    later, it is larger for a response on which the models differ more
+    (`keras_skd.losses.distillm2_alpha`). `beta` grows over the training, from
+    the teacher's responses towards the student's
     (`keras_skd.losses.distillm2_beta`).
 
     The paper trains on pairs of whole responses, one of each model, and its
     `1 / 2|D|` is the mean over the rows of a batch that holds both. Where
-    student and teacher write one response in turn, each one's part of it has
-    an `alpha` of its own.
+    student and teacher write one response in turn, each author's part has its
+    own `alpha`.
 
-    The paper's formula for `beta` leaves open what its steps count. Here they
-    are all updates since the first epoch, so that `beta` never falls. Its
-    released code trains with neither curriculum; that is
+    The paper does not define the steps in its formula for `beta`. Here they
+    are all updates since the first epoch, so that `beta` never falls. The
+    released code uses neither curriculum, like
     `keras_skd.losses.BySource(teacher=SkewKL(0.1), student=SkewReverseKL(0.1,
     stop_gradient_mixture=True))`.
 
     Args:
-        steps_per_epoch: int. Updates in an epoch.
-        epochs: int. Epochs in all.
+        steps_per_epoch: int. The number of updates in an epoch.
+        epochs: int. The number of epochs of the training.
         alpha: float, in `(0, 1)`. The skew in the first epoch, and the largest
             afterwards. Defaults to `0.1`.
         min_alpha: float, in `(0, alpha]`. The smallest skew. Defaults to
@@ -136,14 +136,12 @@ class DistiLLM2(Divergence):
     Example:
 
     ```python
-    import keras
     import numpy as np
-    import keras_skd
 
     teacher_logits = keras.random.normal((2, 4, 32))
     student_logits = keras.random.normal((2, 4, 32))
     token_ids = keras.random.randint((2, 4), 0, 32)
-    # A response of the teacher's and one of the student's.
+    # One response by the teacher and one by the student.
     source = keras_skd.Source
     sources = np.array([[source.TEACHER] * 4, [source.STUDENT] * 4])
     response_mask = np.array([[1, 1, 1, 0], [1, 1, 1, 1]])
@@ -260,15 +258,12 @@ class DistiLLM2(Divergence):
         )
 
     def get_config(self) -> dict:
-        config = super().get_config()
-        config.update(
-            {
-                "steps_per_epoch": self.steps_per_epoch,
-                "epochs": self.epochs,
-                "alpha": self.alpha,
-                "min_alpha": self.min_alpha,
-                "beta": self.beta,
-                "stop_gradient_mixture": self.stop_gradient_mixture,
-            }
-        )
-        return config
+        return {
+            **super().get_config(),
+            "steps_per_epoch": self.steps_per_epoch,
+            "epochs": self.epochs,
+            "alpha": self.alpha,
+            "min_alpha": self.min_alpha,
+            "beta": self.beta,
+            "stop_gradient_mixture": self.stop_gradient_mixture,
+        }

@@ -15,8 +15,7 @@ class Divergence(DistillationLoss):
     """Base class of the divergences between teacher and student.
 
     A subclass implements its formula, `divergence()`, on log-probabilities.
-    A vocabulary entry whose logit is minus infinity in both models counts as
-    absent.
+    Tokens whose logits are minus infinity in both models are ignored.
 
     Args:
         temperature: float. Both models' logits are divided by it. The loss is
@@ -25,21 +24,19 @@ class Divergence(DistillationLoss):
             `keras_skd.losses.WeightedSum`. Defaults to `1.0`.
         top_k_targets: int. If set, both distributions are reduced to the
             teacher's `top_k_targets` most probable tokens and one more
-            outcome, "any other token". This bounds how much of the teacher
-            has to be kept, and is still a divergence between two
-            distributions. With the vocabulary's size or more, nothing changes.
-            Defaults to `None`, the whole vocabulary.
+            outcome, "any other token". This limits the size of the targets,
+            and is still a divergence between two distributions. A number that
+            is not below the vocabulary's size has no effect. Defaults to
+            `None`, the whole vocabulary.
         **kwargs: see `keras_skd.losses.DistillationLoss`: `source_weights`,
             `reduction`, `name` and `dtype`.
 
     Example:
 
-    Chi-squared divergence, which the library does not have.
+    The chi-squared divergence, which the library does not have.
 
     ```python
-    import keras
     from keras import ops
-    import keras_skd
 
     class ChiSquared(keras_skd.losses.Divergence):
         def divergence(self, teacher_log_probs, student_log_probs):
@@ -69,7 +66,7 @@ class Divergence(DistillationLoss):
     def divergence(
         self, teacher_log_probs: Tensor, student_log_probs: Tensor
     ) -> Tensor:
-        """Returns how far the student is from the teacher at each position.
+        """Returns the divergence at each position.
 
         Args:
             teacher_log_probs: float tensor `(..., outcomes)`, without a
@@ -110,11 +107,8 @@ class Divergence(DistillationLoss):
         return tuple(log_probs)
 
     def get_config(self) -> dict:
-        config = super().get_config()
-        config.update(
-            {
-                "temperature": self.temperature,
-                "top_k_targets": self.top_k_targets,
-            }
-        )
-        return config
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "top_k_targets": self.top_k_targets,
+        }

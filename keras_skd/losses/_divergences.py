@@ -16,9 +16,9 @@ class ForwardKL(Divergence):
 
         loss = KL(p || q) = sum(p * (log(p) - log(q)))
 
-    It asks the student for probability wherever the teacher has some, and is
-    the loss of Speculative Knowledge Distillation. It is the cross-entropy
-    with the teacher's probabilities, less their entropy: its minimum is 0.
+    It is mode-covering: the student needs probability wherever the teacher has
+    some. It is the loss of Speculative Knowledge Distillation, and equal to the
+    cross-entropy with the teacher's probabilities, minus their entropy.
 
     Args:
         **kwargs: see `keras_skd.losses.Divergence`.
@@ -26,9 +26,6 @@ class ForwardKL(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     teacher_logits = keras.random.normal((2, 8, 32))
     student_logits = keras.random.normal((2, 8, 32))
     response_mask = keras.ops.arange(8) >= keras.ops.array([[3], [5]])
@@ -54,8 +51,8 @@ class ReverseKL(Divergence):
 
         loss = KL(q || p) = sum(q * (log(q) - log(p)))
 
-    It asks the student to stay away from where the teacher has little
-    probability, and lets it leave out some of what the teacher would say.
+    It is mode-seeking: the student avoids tokens of little probability to the
+    teacher, and may ignore some of the likely ones.
 
     Args:
         **kwargs: see `keras_skd.losses.Divergence`.
@@ -63,9 +60,6 @@ class ReverseKL(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.ReverseKL(temperature=2.0)
     loss(y_true=logits[0], y_pred=logits[1])
@@ -90,10 +84,10 @@ class GeneralizedJSD(Divergence):
         loss = beta * KL(p || m) + (1 - beta) * KL(q || m)
 
     `beta` is the teacher's share of the mixture, as in the paper below and in
-    TRL; some libraries write it for the student's. At `beta=0.5` this is the
+    TRL; in some libraries, it is the student's. At `beta=0.5` this is the
     Jensen-Shannon divergence, at most `log(2)`.
 
-    At the ends the formula itself is 0 for any two models. As in TRL,
+    At both ends, the formula is 0 for any two models. As in TRL,
     `beta=0` is `KL(p || q)` and `beta=1` is `KL(q || p)` instead, which are
     the limits of the formula divided by `beta` and by `1 - beta`. So the loss
     jumps at both ends: `beta=0.001` is about a thousandth of `beta=0`.
@@ -105,9 +99,6 @@ class GeneralizedJSD(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.GeneralizedJSD(beta=0.1)
     loss(y_true=logits[0], y_pred=logits[1])
@@ -144,8 +135,8 @@ class SkewKL(Divergence):
 
         loss = KL(p || alpha * p + (1 - alpha) * q)
 
-    The mixture bounds the loss by `-log(alpha)`, and its gradient with it,
-    where the student gives next to nothing to what the teacher would say.
+    The mixture bounds the loss by `-log(alpha)`, and also its gradient, where
+    the student gives the teacher's likely tokens almost no probability.
     `alpha=0` is `keras_skd.losses.ForwardKL`.
 
     Args:
@@ -156,9 +147,6 @@ class SkewKL(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.SkewKL(alpha=0.1)
     loss(y_true=logits[0], y_pred=logits[1])
@@ -188,25 +176,21 @@ class SkewReverseKL(Divergence):
 
         loss = KL(q || (1 - alpha) * p + alpha * q)
 
-    The mixture bounds the loss by `-log(alpha)`, where the teacher gives next
-    to nothing to what the student would say. `alpha=0` is
+    The mixture bounds the loss by `-log(alpha)`, where the teacher gives the
+    student's likely tokens almost no probability. `alpha=0` is
     `keras_skd.losses.ReverseKL`.
 
     Args:
         alpha: float, in `[0, 1)`. The student's share of the mixture.
             Defaults to `0.1`.
-        stop_gradient_mixture: bool. Whether the student in the mixture counts
-            as a constant, as in the released code of DistiLLM-2. The values
-            are the same, the gradients are not. Defaults to `False`, the
-            gradient of the formula.
+        stop_gradient_mixture: bool. Whether the mixture counts as a constant
+            in the gradient, as in the released code of DistiLLM-2. Defaults to
+            `False`, the gradient of the formula.
         **kwargs: see `keras_skd.losses.Divergence`.
 
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.SkewReverseKL(alpha=0.1)
     loss(y_true=logits[0], y_pred=logits[1])
@@ -252,7 +236,7 @@ class TotalVariation(Divergence):
     It is symmetric and at most 1, and `1 - loss` is the probability that
     lossless speculative decoding accepts a token that the student drafts.
     Its gradient at a token is proportional to `q`, so that a student is slow
-    to learn tokens that it gives next to no probability.
+    to learn tokens that it gives almost no probability.
 
     Args:
         **kwargs: see `keras_skd.losses.Divergence`.
@@ -260,9 +244,6 @@ class TotalVariation(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.TotalVariation()
     loss(y_true=logits[0], y_pred=logits[1])
@@ -282,10 +263,10 @@ class TotalVariation(Divergence):
 class AdaptiveKL(Divergence):
     """Adaptive mixture of the forward and the reverse KL divergence.
 
-    Early in training, the forward divergence fits the tokens that the teacher
-    finds probable, the reverse divergence the others. This loss weighs the two
-    by where teacher and student differ more. With the teacher's probabilities
-    `p` and the student's `q`, at every position::
+    Early in training, the forward divergence fits the teacher's most probable
+    tokens, the reverse divergence the others. This loss gives more weight to
+    the one whose tokens differ more. With the teacher's probabilities `p` and
+    the student's `q`, at every position::
 
         head = smallest set of the teacher's most probable tokens that holds
                at least `head_mass` of its probability
@@ -309,9 +290,6 @@ class AdaptiveKL(Divergence):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     logits = keras.random.normal((2, 2, 8, 32))
     loss = keras_skd.losses.AdaptiveKL()
     loss(y_true=logits[0], y_pred=logits[1])
@@ -340,7 +318,7 @@ class AdaptiveKL(Divergence):
 
         forward = kl_divergence(teacher_log_probs, student_log_probs)
         reverse = kl_divergence(student_log_probs, teacher_log_probs)
-        # Without a gap there is nothing to weigh: 0 / 0 is 0 here.
+        # Without a gap, both weights are 0.
         return (
             ops.divide_no_nan(gap_head, total) * forward
             + ops.divide_no_nan(gap_tail, total) * reverse

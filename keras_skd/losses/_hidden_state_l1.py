@@ -7,22 +7,22 @@ from keras_skd.losses._distillation_loss import registry
 
 @registry.register()
 class HiddenStateL1(Configurable):
-    """How far the student's hidden states are from the teacher's.
+    """L1 distance of the student's hidden states from the teacher's.
 
     With `t` and `s` the hidden states of a layer at the positions of a
     response, for each row::
 
         loss = weight * sum(sum(abs(t - s)) / sum(abs(t)) for each layer)
 
-    and the mean over the batch. It is added to a loss of the logits, by
+    averaged over the batch. It is added to a loss of the logits, by
     `Distiller.compile(loss="forward_kl", hidden_state_loss=HiddenStateL1())`.
-    The layers of teacher and student must have the same width: one model with
-    two prompts, or with and without LoRA.
+    The layers of teacher and student must have the same width, as in one model
+    with two prompts, or with and without LoRA.
 
     Args:
-        layers: list of the names of backbone layers that both models have, or
-            dict from the teacher's names to the student's. Defaults to `None`,
-            all transformer layers.
+        layers: list of names of backbone layers that both models have, or dict
+            from the teacher's names to the student's. Defaults to `None`, all
+            transformer layers.
         weight: float. A factor. Defaults to `1.0`.
 
     Call arguments:
@@ -33,9 +33,6 @@ class HiddenStateL1(Configurable):
     Example:
 
     ```python
-    import keras
-    import keras_skd
-
     teacher_states = [keras.random.normal((2, 8, 16)) for _ in range(3)]
     student_states = [keras.random.normal((2, 8, 16)) for _ in range(3)]
     response_mask = keras.ops.arange(8) >= keras.ops.array([[3], [5]])
@@ -70,14 +67,14 @@ class HiddenStateL1(Configurable):
             student = ops.cast(student, "float32")
             difference = ops.where(mask, ops.abs(teacher - student), 0.0)
             size = ops.where(mask, ops.abs(teacher), 0.0)
-            # A row without a response has nothing to divide by.
+            # This avoids 0 / 0 in a row without a response.
             size = ops.sum(size, axis=(1, 2))
             size = ops.where(size == 0, 1.0, size)
             total = total + ops.sum(difference, axis=(1, 2)) / size
         return self.weight * ops.mean(total)
 
     def outputs(self, teacher, student) -> tuple[list, list]:
-        """The symbolic outputs of the layers of two backbones.
+        """Returns the symbolic outputs of the layers in both backbones.
 
         Raises:
             ValueError: if a layer does not exist, or two have different

@@ -1,4 +1,4 @@
-"""Who writes the sequences that the student is trained on."""
+"""Rollouts write the sequences that the student is trained on."""
 
 from keras_skd.rollouts._mixture import Mixture
 from keras_skd.rollouts._mixture import Switch

@@ -8,14 +8,13 @@ from keras_skd._log_space import safe_log
 from keras_skd._seeding import derive_seed
 from keras_skd._seeding import reseed
 from keras_skd.rollouts._rollout import _ROLLOUTS
+from keras_skd.rollouts._rollout import ROLLOUT_KEYS
 from keras_skd.rollouts._rollout import Rollout
 from keras_skd.rollouts._rollout import get
 from keras_skd.rollouts._rollout import serialize
 from keras_skd.schedules._values import check_value
 from keras_skd.schedules._values import serialize_value
 from keras_skd.schedules._values import value_at
-
-_KEYS = "token_ids", "padding_mask", "response_mask", "sources", "draft_mask"
 
 
 class _Choice(Rollout):
@@ -67,7 +66,7 @@ class _Choice(Rollout):
                 part.setdefault("draft_mask", ops.zeros_like(chosen))
             # Other outputs, such as the teacher's hidden states, exist only
             # for some of the rows, and are dropped.
-            for key in _KEYS:
+            for key in ROLLOUT_KEYS:
                 if key in part:
                     rest = written.get(key, ops.zeros_like(part[key]))
                     written[key] = ops.where(chosen, part[key], rest)
@@ -85,8 +84,8 @@ class Mixture(_Choice):
 
     Example:
 
-    ImitKD, and GKD with lambda = 0.5: half of the rows are the data's, half
-    the student's.
+    ImitKD, and GKD with lambda = 0.5: half of the responses are from the data,
+    half from the student.
 
     ```python
     rollout = keras_skd.rollouts.Mixture({"supervised": 0.5, "on_policy": 0.5})
@@ -101,7 +100,7 @@ class Mixture(_Choice):
     """
 
     def __init__(self, rollouts: dict, seed: int | None = None):
-        # Pairs, too: the config of a rollout cannot be a key.
+        # A config has pairs: a rollout's config cannot be the key of a dict.
         pairs = rollouts
         if isinstance(rollouts, dict):
             pairs = list(rollouts.items())
@@ -126,7 +125,7 @@ class Mixture(_Choice):
 
     @property
     def rollouts(self) -> dict:
-        """The rollouts, and the weight of each."""
+        """A dict from the rollouts to their weights."""
         return dict(zip(self._rollouts, self.weights))
 
     @property
@@ -202,7 +201,7 @@ class Switch(_Choice):
 
 
 def _only_rows(batch, chosen):
-    """Fills the other rows up, so that a rollout has nothing to write there."""
+    """Marks the other rows as full, so that a rollout writes nothing there."""
     batch = dict(batch)
     batch["padding_mask"] = ops.cast(batch["padding_mask"], "bool") | ~chosen
     if "response_mask" in batch:

@@ -1,4 +1,4 @@
-"""Who writes the sequences that the student is trained on."""
+"""The base class of rollouts, and their registry."""
 
 import keras
 
@@ -8,9 +8,18 @@ from keras_skd._seeding import derive_seed
 from keras_skd.decoding import CachedCausalLM
 from keras_skd.decoding._sampling import reseed_sampler
 
+# What every rollout writes, and the mask that a speculative one adds.
+ROLLOUT_KEYS = (
+    "token_ids",
+    "padding_mask",
+    "response_mask",
+    "sources",
+    "draft_mask",
+)
+
 
 class Rollout(Configurable):
-    """Base class of rollouts, which write what the student is trained on.
+    """Base class of rollouts, which write the text the student is trained on.
 
     The rollout is the only thing that differs between supervised,
     sequence-level, on-policy and speculative knowledge distillation. Subclasses
@@ -50,8 +59,9 @@ class Rollout(Configurable):
             dict of tensors of shape `(batch, sequence_length)`: `"token_ids"`,
             `"padding_mask"`, `"response_mask"` and `"sources"` (the
             `keras_skd.Source` of each token). A speculative rollout adds
-            `"draft_mask"`, true at a tested draft or what replaced it. If the
-            teacher has read everything, `"teacher_hidden_states"`, of shape
+            `"draft_mask"`, true where a draft was tested, whether accepted or
+            replaced. If the teacher has read every token, its
+            `"teacher_hidden_states"`, of shape
             `(batch, sequence_length, hidden_dim)`, save a second pass.
         """
         raise NotImplementedError
@@ -62,24 +72,24 @@ class Rollout(Configurable):
         written = self.call(
             batch, student, teacher, stop_token_ids or (), training_step
         )
-        # The teacher's own prompts, if there are any, go on with the rest.
+        # Keeps the teacher's own prompts, if there are any.
         return {**batch, **written}
 
     def samplers(self) -> dict:
-        """The samplers that it draws with, by attribute name."""
+        """The samplers of the rollout, by attribute name."""
         return {}
 
     @property
     def variables(self) -> list:
-        """The state of its random seeds, carried from step to step."""
+        """The state of the random seeds, carried from step to step."""
         samplers = self.samplers().values()
         return [v for sampler in samplers for v in sampler.variables]
 
     def set_seed(self, seed: int):
-        """Restarts every sampler that was not given a seed of its own.
+        """Reseeds every sampler that was not given a seed.
 
-        The state of the seeds is assigned, so that compiled functions go on
-        with it, in each `Distiller` that uses this rollout.
+        The state variables are assigned, not replaced, since the compiled
+        functions of each `Distiller` that uses this rollout hold them.
         """
         for name, sampler in self.samplers().items():
             reseed_sampler(sampler, derive_seed(seed, name))

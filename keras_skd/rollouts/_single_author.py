@@ -138,7 +138,7 @@ class Teacher(Rollout):
         )
         if prompts.teacher is prompts:
             return sequences.to_rollout()
-        # Its prompts are its own: the student gets the responses.
+        # The student gets the responses, after prompts of its own.
         token_ids, sources = (
             to_student_positions(x, prompts.offsets, prompts.sequence_length)
             for x in (sequences.token_ids, sequences.sources)

@@ -23,13 +23,12 @@ from keras_skd.schedules._values import check_value
 from keras_skd.schedules._values import serialize_value
 from keras_skd.schedules._values import value_at
 
-# What "auto" chooses between: each is one more width of teacher pass to
-# compile.
+# The choices of "auto". A teacher pass is compiled for each of them.
 _CHOICES = (1, 4, 16)
 
 
 class _TwoSamplers(Rollout):
-    """Student and teacher draw, each with its own sampler."""
+    """Base class of rollouts in which student and teacher have samplers."""
 
     is_speculative = True
 
@@ -44,7 +43,7 @@ class _TwoSamplers(Rollout):
         }
 
     def _speculative(self, rollout):
-        """Every token was drafted and tested: accepted or replaced."""
+        """Adds the draft mask: every response token was tested."""
         return {**rollout, "draft_mask": rollout["response_mask"]}
 
 
@@ -52,25 +51,25 @@ class _TwoSamplers(Rollout):
 class Speculative(_TwoSamplers):
     """Student and teacher write in turn: speculative knowledge distillation.
 
-    The student proposes tokens; the teacher replaces those that it would
-    hardly write itself. Early in training most of the text is the teacher's,
-    later most of it is the student's, without a schedule.
+    The student drafts tokens; the teacher replaces those that it is unlikely to
+    write itself. Early in training most of the text is the teacher's, later
+    most of it is the student's, without a schedule.
 
     Args:
-        acceptance: a `keras_skd.acceptance.AcceptanceRule` or its name, when
-            the teacher lets a drafted token stand. Defaults to the paper's
+        acceptance: a `keras_skd.acceptance.AcceptanceRule` or its name, which
+            decides whether a draft is accepted. Defaults to the paper's
             `TopK(25)`.
         num_speculative_tokens: int or `"auto"`. How many tokens the student
             drafts before the teacher reads them. It changes the speed, never
-            the distribution of the text. `"auto"` follows the acceptance rate.
-            Defaults to `"auto"`.
-        student_sampler: a `keras_hub.samplers.Sampler` or its name, how the
-            student drafts. Defaults to `"random"`.
-        teacher_sampler: a `keras_hub.samplers.Sampler` or its name, how the
-            teacher replaces. Defaults to `"random"`.
+            the distribution of the text. `"auto"` depends on the acceptance
+            rate. Defaults to `"auto"`.
+        student_sampler: a `keras_hub.samplers.Sampler` or its name, which
+            draws the drafts. Defaults to `"random"`.
+        teacher_sampler: a `keras_hub.samplers.Sampler` or its name, which
+            draws the replacements. Defaults to `"random"`.
         decoding: `"ragged"` (each row at its own position), `"lockstep"` (one
             token at a time) or `"auto"`, which is `"ragged"` unless one of the
-            models is recurrent and cannot take tokens back.
+            models is recurrent and cannot roll back.
 
     Example:
 
@@ -138,7 +137,7 @@ class Speculative(_TwoSamplers):
             training_step,
         )
         if self._in_lockstep(student, teacher):
-            _check_same_prompts(batch, "lock-step decoding")
+            _check_same_prompts(batch, "Lock-step decoding")
             sequences = _lockstep.speculate(
                 student, teacher, verifier, prompts, stop_token_ids
             )
@@ -165,9 +164,9 @@ class Speculative(_TwoSamplers):
                 if self.decoding != "ragged":
                     return True
                 raise ValueError(
-                    "`decoding='ragged'` needs models that can take tokens "
-                    f"back, and {type(model.model).__name__} is recurrent. "
-                    "Use 'lockstep' or 'auto'."
+                    "`decoding='ragged'` needs models that can roll back, and "
+                    f"{type(model.model).__name__} is recurrent. Use "
+                    "'lockstep' or 'auto'."
                 )
         return self.decoding == "lockstep"
 
@@ -184,20 +183,20 @@ class Speculative(_TwoSamplers):
 class Segments(_TwoSamplers):
     """Student and teacher write in turn, whole segments at a time.
 
-    The student proposes a segment (a sentence, a reasoning step, an action) up
-    to and including an end token. It is accepted if its score is high enough;
-    if not, the teacher writes a segment in its place.
+    The student drafts a segment (a sentence, a reasoning step, an action) up to
+    and including an end token. If its score is below `threshold`, the teacher
+    writes a segment in its place.
 
     Args:
         segment_end_token_ids: tuple of ints, the tokens that end a segment.
             A stop token ends the last one.
         threshold: float, or a schedule. The lowest score of an accepted
             segment. Defaults to -2.0.
-        score: callable, or `None`. It is given the token ids and the mask of
-            the segment, of shape `(batch, sequence_length)`, and the teacher's
-            log-probabilities of the tokens, 0 outside of the segment, and
-            returns a float tensor of shape `(batch,)`. Defaults to `None`, the
-            mean of the log-probabilities.
+        score: callable from the token ids, the mask of the segment and the
+            teacher's log-probabilities of the tokens (0 outside of the
+            segment), all of shape `(batch, sequence_length)`, to a float tensor
+            of shape `(batch,)`. Defaults to `None`, the mean of the
+            log-probabilities.
         student_sampler: a `keras_hub.samplers.Sampler` or its name. Defaults
             to `"random"`.
         teacher_sampler: a `keras_hub.samplers.Sampler` or its name. Defaults
@@ -246,7 +245,7 @@ class Segments(_TwoSamplers):
         for model in (student, teacher):
             if not model.can_roll_back:
                 raise ValueError(
-                    "`Segments` needs models that can take tokens back, and "
+                    "`Segments` needs models that can roll back, and "
                     f"{type(model.model).__name__} is recurrent."
                 )
         _check_same_prompts(batch, "`Segments`")
@@ -304,7 +303,7 @@ def _check_distribution(name, sampler, rule):
 def _check_same_prompts(batch, reader):
     if has_teacher_prompts(batch):
         raise ValueError(
-            f'The data has "teacher_prompts", and in {reader} student and '
-            "teacher read the same prompts. Use `Speculative` with "
+            f'{reader} does not support "teacher_prompts": student and teacher '
+            "read the same prompts. Use `Speculative` with "
             "`decoding='ragged'` and models that are not recurrent."
         )

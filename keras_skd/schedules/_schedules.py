@@ -1,4 +1,4 @@
-"""Numbers that change over the training steps."""
+"""The schedules, their base class and their registry."""
 
 import math
 
@@ -20,11 +20,10 @@ _SCHEDULES = Registry(
 
 @_SCHEDULES.register()
 class Schedule(Configurable, keras.optimizers.schedules.LearningRateSchedule):
-    """Base class of numbers that change over training, without recompiling.
+    """Base class of schedules: numbers that change over training.
 
-    Schedules are those of Keras' optimizers, under names that fit any number:
-    wherever a schedule is accepted, so is a
-    `keras.optimizers.schedules.LearningRateSchedule`. A step is one batch.
+    Nothing is recompiled when they change. Wherever a schedule is accepted, so
+    is a `keras.optimizers.schedules.LearningRateSchedule` of Keras.
 
     Call arguments:
         step: int tensor. The number of batches trained on.
@@ -60,7 +59,7 @@ class Constant(Schedule):
 
 @_SCHEDULES.register("linear")
 class Linear(Schedule):
-    """A line from one number to another, and constant afterwards.
+    """A linear change from one number to another, and constant afterwards.
 
     Args:
         initial: float. The number at step 0.
@@ -87,7 +86,7 @@ class Linear(Schedule):
         self.num_steps = check_integer("num_steps", num_steps, minimum=1)
 
     def progress(self, step):
-        """The share of the steps done, from 0 to 1."""
+        """The progress of the schedule at a step, from 0 to 1."""
         step = ops.cast(step, "float32")
         return ops.clip(step / self.num_steps, 0.0, 1.0)
 
@@ -104,7 +103,7 @@ class Linear(Schedule):
 
 @_SCHEDULES.register("cosine")
 class Cosine(Linear):
-    """Half a cosine from one number to another, and constant afterwards.
+    """A half cosine from one number to another, and constant afterwards.
 
     Args:
         initial: float. The number at step 0.

@@ -15,7 +15,7 @@ def check_value(name: str, value, interval: str = "(-inf, inf)"):
     """Returns a number in an interval, or a schedule.
 
     Args:
-        name: str. The argument that it came from.
+        name: str. The argument that the value came from.
         value: number, schedule or config of a schedule.
         interval: str, as in `check_number`. The values of a schedule are not
             checked: they are known only during training.

@@ -1,4 +1,4 @@
-"""What acceptance rules say when they are used wrongly."""
+"""The errors of acceptance rules that are used wrongly."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The rules against their formulas in NumPy, and what they draw."""
+"""The rules against their formulas in NumPy, and their replacements."""
 
 import json
 
@@ -38,7 +38,7 @@ def _softmax(logits):
 
 
 def _accepts(rule, logits, **kwargs):
-    """Whether each token of the vocabulary would stand, in each row."""
+    """Whether each token of the vocabulary would be accepted, in each row."""
     logits = np.asarray(logits, "float32")
     rows, size = logits.shape
     token_ids = np.broadcast_to(np.arange(size, dtype="int32"), (rows, size))
@@ -52,8 +52,8 @@ def _accepts(rule, logits, **kwargs):
     return ops.convert_to_numpy(accepted)
 
 
-# The rules that look at the teacher alone. Each formula takes one row of
-# float64 probabilities and says which tokens stand.
+# The rules that look at the teacher alone. Each formula maps one row of float64
+# probabilities to the accepted tokens.
 
 
 def _top_k(p, k):
@@ -114,13 +114,13 @@ HALVES = [0.5, 0.25, 0.125, 0.125]
 @pytest.mark.parametrize(
     ("rule", "probabilities", "expected"),
     [
-        # The token that brings the mass to `p` is still in the nucleus.
+        # The token with which the mass reaches `p` is still in the nucleus.
         (acceptance.TopP(0.74), HALVES, [1, 1, 0, 0]),
         (acceptance.TopP(0.76), HALVES, [1, 1, 1, 1]),
         (acceptance.TopP(0.49), HALVES, [1, 0, 0, 0]),
         (acceptance.TopP(1e-6), HALVES, [1, 0, 0, 0]),
         (acceptance.TopP(1.0), HALVES, [1, 1, 1, 1]),
-        # Equally likely tokens share a fate.
+        # Equally likely tokens are accepted or rejected together.
         (acceptance.TopK(3), HALVES, [1, 1, 1, 1]),
         (acceptance.TopK(2), HALVES, [1, 1, 0, 0]),
         (acceptance.TopK(100), HALVES, [1, 1, 1, 1]),
@@ -128,11 +128,11 @@ HALVES = [0.5, 0.25, 0.125, 0.125]
         (acceptance.ProbabilityFloor(0.249), HALVES, [1, 1, 0, 0]),
         (acceptance.ProbabilityFloor(0.251), HALVES, [1, 0, 0, 0]),
         (acceptance.ProbabilityFloor(1.0), HALVES, [0, 0, 0, 0]),
-        # A uniform teacher: exp(-H) = 1/4, and all tokens stand or none.
+        # A uniform teacher: exp(-H) = 1/4, and all tokens are accepted or none.
         (acceptance.Typical(1.0, 0.99), [0.25] * 4, [1, 1, 1, 1]),
         (acceptance.Typical(1.0, 1.0), [0.27, 0.23, 0.25, 0.25], [1, 0, 0, 0]),
         (acceptance.Typical(0.24, 1.0), [0.27, 0.23, 0.25, 0.25], [1, 0, 1, 1]),
-        # A token that cannot be has no part in the entropy.
+        # An impossible token has no part in the entropy.
         (acceptance.Typical(1.0, 0.9), [0.5, 0.5, 0, 0], [1, 1, 0, 0]),
         (acceptance.ProbabilityFloor(0.4), [0.5, 0.5, 0, 0], [1, 1, 0, 0]),
         (acceptance.TopP(0.9), [0.5, 0.5, 0, 0], [1, 1, 0, 0]),
@@ -191,7 +191,7 @@ def test_chance_of_acceptance(gamma):
     [
         (TEACHER, STUDENT, np.maximum(TEACHER - STUDENT, 0)),
         (STUDENT, TEACHER, np.maximum(STUDENT - TEACHER, 0)),
-        # Where no draft was rejected, the teacher's own.
+        # Where no draft was rejected, the teacher's own distribution.
         (TEACHER, np.zeros(6), TEACHER),
         (TEACHER, TEACHER, TEACHER),
     ],
@@ -229,7 +229,7 @@ def test_what_is_written_is_the_mixture(gamma):
     ids=lambda sampler: type(sampler).__name__,
 )
 def test_rules_see_what_the_samplers_draw_from(sampler):
-    """Of any rule that compares, the two it is given are the samplers'."""
+    """A `DistributionRule` gets the distributions of both samplers."""
     logits = np.log(TEACHER[:5])[None].astype("float32")
 
     class Watch(acceptance.Interpolated):
@@ -270,7 +270,7 @@ def test_seeds():
     first, second = drawn(one), drawn(one)
     assert first == drawn(other)
     assert first != second
-    # A seed of its own is kept.
+    # A given seed is kept.
     mine = acceptance.Lossless(seed=5)
     mine.set_seed(6)
     same = acceptance.Lossless(seed=5)

@@ -1,4 +1,4 @@
-"""The rank that `TopK` tests is the one of a sort, whatever it is given."""
+"""The rank that `TopK` tests is the rank in a sort, for any logits."""
 
 import numpy as np
 import pytest

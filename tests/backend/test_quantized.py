@@ -1,4 +1,4 @@
-"""Quantized models: decoded as they score, trained through their LoRA."""
+"""Quantized models: cached decoding, and training through LoRA."""
 
 import gc
 
@@ -19,7 +19,7 @@ from tests.support.writing import prompts
 from tests.support.writing import random_causal_lm
 from tests.support.writing import write
 
-# Most layers have no kernel to quantize, and say so.
+# Most layers have no kernel to quantize, and warn about that.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Layer .* does not have a .quantize. method"
 )
@@ -29,8 +29,8 @@ STARTS = np.array([0, 2, 5], "int32")
 PROMPTS = prompts((1, 3, 4), LENGTH)
 
 
-# TensorFlow 2.21's XLA makes invalid code of a product of int8 matrices whose
-# result is narrow, as in smaller models.
+# TensorFlow 2.21's XLA generates invalid code for a product of int8 matrices
+# whose result is narrow, as in smaller models.
 SIZES = {"num_layers": 1, "hidden_dim": 32, "intermediate_dim": 64}
 
 
@@ -115,7 +115,7 @@ def test_qlora_trains(rollout):
     losses = distiller.fit(PROMPTS, batch_size=3, epochs=4, verbose=0)
     losses = losses.history["loss"]
     assert np.isfinite(losses).all()
-    if isinstance(rollout, rollouts.Teacher):  # The same text each time.
+    if isinstance(rollout, rollouts.Teacher):  # Every step has the same text.
         assert losses == sorted(losses, reverse=True)
     for weight, old in zip(student.weights, before):
         moved = np.any(ops.convert_to_numpy(weight) != old)

@@ -20,7 +20,7 @@ def speculative():
     return rollouts.Speculative(
         acceptance=acceptance.TopK(8),
         num_speculative_tokens=2,
-        # TensorFlow draws other random numbers with XLA than without.
+        # TensorFlow draws different random numbers with XLA than without.
         student_sampler="greedy",
         teacher_sampler="greedy",
     )

@@ -1,4 +1,4 @@
-"""The benchmarks' machinery at the toy shape. No time is looked at."""
+"""The benchmarks' code at the toy shape. Times are not checked."""
 
 import importlib
 import json
@@ -13,7 +13,7 @@ BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """Imports a script as it is imported when run: beside its siblings."""
+    """Imports a script as when it runs, with its siblings."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module
 
@@ -27,7 +27,7 @@ def test_a_rollout_of_given_acceptance_and_length(benchmark):
         acceptance=ours.Controlled(),
         num_speculative_tokens=3,
         student_sampler=sampler,
-        # Would stop where it happens to draw the stop token.
+        # It would stop where it happened to draw the stop token.
         teacher_sampler=ours.StopsAfter(1000),
     )
     distiller = ours.Bench(shape).distiller(rollout, (shapes.STOP_ID,))

@@ -16,12 +16,12 @@ from tests.support.writing import random_causal_lm
 
 SEQUENCE_LENGTH = 16
 WIDTH = 3
-# Of hidden states, in float32: with TensorFlow on a processor with AVX-512,
-# SmolLM3's cached pass differs from the uncached one by 1.6e-5 where they are
-# about 1. That one's logits are 6e-6 off those of float64.
+# Tolerances for hidden states in float32. With TensorFlow on a processor with
+# AVX-512, SmolLM3's cached states, which are about 1, differ by 1.6e-5 from the
+# uncached ones, whose logits differ by 6e-6 from those of float64.
 ROUNDING = {"smollm3": 2e-5}
-# A first pass of `WIDTH` tokens, of which the last one is taken back, and a
-# second one in its place: from the first column, and to the last one.
+# A first pass of `WIDTH` tokens, then a second one that overwrites the last of
+# them. Rows start at the first column, end at the last one, or lie between.
 STARTS = np.array([0, 4, 7, SEQUENCE_LENGTH - 2 * WIDTH + 1], "int32")
 
 KERAS_HUB_DIFFERS = pytest.mark.xfail(
@@ -44,7 +44,7 @@ def random_tokens(rows=None, seed=0):
 
 
 def windows(x, starts):
-    """Of each row, `WIDTH` columns from its own start."""
+    """Takes `WIDTH` columns of each row, from its own start."""
     index = starts[:, None] + np.arange(WIDTH)
     return np.take_along_axis(
         x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1
@@ -64,7 +64,7 @@ def test_each_row_continues_at_its_own_index(architecture):
     model = random_causal_lm(architecture)
     lm = CachedCausalLM(model)
     token_ids = random_tokens()
-    # What a cache holds after a row's own end must not be seen: fill it with
+    # Cache entries after a row's own end must have no effect: fill them with
     # other tokens, and draft one wrong token at the end of the first pass.
     column = np.arange(SEQUENCE_LENGTH)
     stale = np.where(column < STARTS[:, None], token_ids, random_tokens(seed=1))
@@ -99,7 +99,7 @@ def test_each_row_continues_at_its_own_index(architecture):
         )
         passes.append(drafted)
     logits = forward(model)(token_ids)
-    # About one: a wrong position or a stale token is not lost in rounding.
+    # Logits are about one, so that errors are larger than rounding.
     assert 0.2 < logits.std() < 5
     np.testing.assert_allclose(projected, logits, atol=1e-5)
     expected = [
@@ -142,7 +142,7 @@ def test_recurrent_models_continue_token_by_token(architecture):
     model = random_causal_lm(architecture)
     lm = CachedCausalLM(model)
     token_ids = random_tokens(rows=2)
-    # RWKV-7 would take a 0 for padding.
+    # RWKV-7 treats 0 as padding.
     token_ids[0, 3] = 0
 
     def step(tokens, cache, index):

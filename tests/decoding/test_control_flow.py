@@ -55,7 +55,7 @@ def test_states_travel_through_loops_in_branches_in_loops(xla):
         return i + 1, total
 
     def function(start):
-        # What was assigned before has to be seen inside.
+        # A value that was assigned before is visible inside.
         state.assign(start)
         return while_loop(
             lambda i, total: i < 3,

@@ -1,4 +1,4 @@
-"""Drawing and judging agree where probabilities tie, or are no numbers."""
+"""Drafting and acceptance agree where probabilities tie or are NaN."""
 
 import keras_hub
 import numpy as np
@@ -40,7 +40,7 @@ def _write(verifier, student_logits, teacher_logits):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_drafts_are_of_the_set_that_is_judged(sampler, dtype):
-    """Where all tokens tie, backends keep different ones for a top-k."""
+    """Where all tokens tie, the backends' top-k keep different ones."""
     tied = _rows([0.0, 0.0, 0.0, 0.0, -5.0], dtype)
     verifier = DraftVerifier(
         acceptance.Lossless(seed=2),

@@ -1,4 +1,4 @@
-"""Every way to decode writes what Algorithm 1 does, written out in Python."""
+"""All ways of decoding write the same text as Algorithm 1 in plain Python."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ from tests.support.writing import writer
 
 LENGTH = 16
 NUM_DRAFTS = 3
-# The last two have room for two tokens and for one: less than a block.
+# The last two have room for two tokens and for one: fewer than the drafts.
 PROMPTS = prompts((1, 1, 2, 3, 5, 7, LENGTH - 2, LENGTH - 1), LENGTH)
 
 
@@ -46,7 +46,7 @@ def speculative(k, num_drafts=NUM_DRAFTS, decoding="auto"):
 
 
 def everything_happens(written):
-    """Whether a batch has all that could go wrong in it."""
+    """Whether a batch covers all edge cases."""
     row = "".join(map(str, (row for row in written.tolist())))
     rows = ["".join(map(str, row)) for row in written.tolist()]
     row = "|".join(rows)
@@ -56,8 +56,8 @@ def everything_happens(written):
         # that goes on beside them.
         {"2", "3"} <= set(stopped)
         and len(rows[0].rstrip("0")) == LENGTH
-        # Drafts that all stand, drafts after a rejected one, and the teacher
-        # twice in turn.
+        # All drafts accepted, a draft after a replacement, and two
+        # replacements in a row.
         and "2" * NUM_DRAFTS in row
         and "32" in row
         and "33" in row
@@ -65,7 +65,7 @@ def everything_happens(written):
 
 
 def find_case(student, teacher):
-    """How strict a gate and which stop tokens make everything happen."""
+    """Finds a `k` and stop tokens for which everything happens."""
     for k in (16, 12, 20, 10, 22, 8, 24):
         token_ids, written, margin = write_greedily(
             student, teacher, k, PROMPTS
@@ -94,7 +94,7 @@ def assert_written(actual, token_ids, written):
 
 
 def pairs():
-    """A teacher and a student of every architecture, and of two different."""
+    """Pairs of models of every architecture, and of two different ones."""
     for name in ARCHITECTURES:
         marks = expected_to_differ(name).marks
         yield pytest.param(name, name, marks=marks, id=name)
@@ -119,7 +119,7 @@ def test_greedy_speculation_is_algorithm_1(teacher, student):
     ragged = write(speculative(k), *models, PROMPTS, stop_token_ids)
     assert_written(lockstep, *expected)
     assert_written(ragged, *expected)
-    # What the teacher thought of each token is what it thinks afterwards.
+    # The teacher's states from verification equal those of a full pass.
     predicts = ragged["response_mask"][:, 1:]
     project = compiled(CachedCausalLM(models[0]).logits, xla=False)
     np.testing.assert_allclose(

@@ -9,7 +9,7 @@ from tests.support.frequencies import check
 
 
 def draw(probabilities, num_rows, seed=0, **kwargs):
-    """The tokens that a random sampler draws, a row each."""
+    """The tokens that a random sampler draws, one a row."""
     sampler = keras_hub.samplers.RandomSampler(seed=seed, **kwargs)
     logits = np.log(np.asarray(probabilities, "float32"))
     logits = ops.convert_to_tensor(np.tile(logits, (num_rows, 1)))
@@ -18,11 +18,11 @@ def draw(probabilities, num_rows, seed=0, **kwargs):
     return ops.convert_to_numpy(tokens)
 
 
-# Less than a block of tokens, one block, and several with a rest.
+# Part of a block of tokens, one block, and several blocks with a remainder.
 @pytest.mark.parametrize("size", [7, 256, 1000])
 def test_tokens_are_drawn_from_the_distribution(size):
     weights = np.random.default_rng(size).exponential(size=size) ** 2
-    # Both ends, and a whole block, that no row may draw.
+    # The first and the last token and a whole block, which no row may draw.
     weights[[0, -1]] = 0
     weights[256:512] = 0
     with np.errstate(divide="ignore"):
@@ -32,7 +32,7 @@ def test_tokens_are_drawn_from_the_distribution(size):
 
 
 def test_a_large_vocabulary():
-    # Half of the mass is one token's, the rest is that of very many.
+    # One token has half of the mass, very many tokens share the rest.
     probabilities = np.full(2**18 + 1, 0.5 / 2**18)
     probabilities[0] = 0.5
     tokens = np.concatenate(

@@ -1,9 +1,9 @@
 """The Python of the documentation runs, on tiny models.
 
-The blocks of a document are run in turn, as one script. Only three things are
-not as they are for a reader: a preset is a tiny random model with a tokenizer
-of its own, a speculative rollout has one number of drafts to compile for, and
-files are written to a temporary folder. A block that cannot run comes after
+The blocks of a document are run in turn, as one script. Three things differ
+from a user's run: a preset is a tiny random model with its own tokenizer, a
+speculative rollout compiles for one number of drafts, and files are written to
+a temporary folder. A block that cannot run comes after
 `<!-- not run: REASON -->`.
 """
 
@@ -54,7 +54,7 @@ def tiny_presets(monkeypatch, tmp_path):
     def from_name(preset, *args, **kwargs):
         if pathlib.Path(preset).is_dir():
             return from_preset(preset, *args, **kwargs)
-        # Letters and signs that the sentences do not have.
+        # Letters and signs that do not occur in the sentences.
         letters = " ".join(string.ascii_letters + string.punctuation)
         preprocessor = tokenizers.gemma([*tokenizers.SENTENCES, letters])
         return causal_lm(

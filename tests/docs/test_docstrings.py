@@ -33,7 +33,7 @@ def docstrings():
             yield f"{package.__name__}.{name}", inspect.getdoc(value)
             for member, method in vars(value).items():
                 if not member.startswith("_") and inspect.isfunction(method):
-                    # Not one that it inherits.
+                    # Its own docstring, not an inherited one.
                     doc = inspect.cleandoc(method.__doc__ or "")
                     yield f"{package.__name__}.{name}.{member}", doc
 
@@ -88,7 +88,7 @@ def test_example(name, monkeypatch, tmp_path):
     if needs_distiller and any("distiller." in code for code in EXAMPLES[name]):
         names["distiller"] = keras_skd.Distiller(teacher, student)
     if any("distiller.fit" in code for code in EXAMPLES[name]):
-        # An example need not compile what it has said nothing about.
+        # An example need not call `compile` with the defaults.
         fit = keras_skd.Distiller.fit
 
         def compile_and_fit(self, *args, **kwargs):

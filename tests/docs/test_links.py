@@ -42,7 +42,7 @@ def test_links(document):
         if address.path:
             target = document.parent / urllib.parse.unquote(address.path)
         assert target.exists(), f"{link}: there is no such file"
-        # The documentation is a site of its own.
+        # The documentation is a separate site.
         if (ROOT / "docs") in document.parents:
             assert (ROOT / "docs") in target.resolve().parents, link
         if address.fragment:

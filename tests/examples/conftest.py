@@ -16,7 +16,7 @@ def unmended_backbone(monkeypatch):
 def causal_lm():
     """A tiny model, made as KerasHub makes one of SmolLM2's files.
 
-    All it can read is "what is it?".
+    Its vocabulary only covers "what is it?".
     """
     keras.utils.set_random_seed(0)
     chatml = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -14,7 +14,7 @@ EXAMPLES = pathlib.Path(smollm2.__file__).parent
 def test_demo(causal_lm, tmp_path, monkeypatch, capsys):
     smollm2.mend_backbone_config()
     smollm2.mend_tokenizer(causal_lm)
-    # As initialised, the layers of a model of this size change next to nothing.
+    # With KerasHub's initialisation, layers of this size have almost no effect.
     for weight in causal_lm.backbone.weights:
         if len(weight.shape) > 1:
             weight.assign(30 * weight)

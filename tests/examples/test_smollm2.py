@@ -1,7 +1,7 @@
 """The examples' model loader, on tiny models. Nothing is downloaded.
 
-The `..._upstream` tests pin down what is wrong in KerasHub. When one fails,
-KerasHub has mended it, and the mend in examples/smollm2.py can go.
+The `..._upstream` tests pin bugs of KerasHub. When one fails, KerasHub has
+fixed its bug, and the workaround in examples/smollm2.py can be removed.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def test_mended_student_survives_its_preset(causal_lm, tmp_path, monkeypatch):
     smollm2.mend_backbone_config()
     student = smollm2.make_student(causal_lm)
     student.save_to_preset(str(tmp_path))
-    monkeypatch.undo()  # It has to load in a program without the mends.
+    monkeypatch.undo()  # It must load without the workarounds.
     loaded = keras_hub.models.CausalLM.from_preset(str(tmp_path))
 
     assert loaded.backbone.tie_word_embeddings

@@ -1,4 +1,4 @@
-"""What `compile` says of a loss that it cannot use."""
+"""The errors of `compile` for a bad loss."""
 
 import keras
 import pytest

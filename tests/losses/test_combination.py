@@ -152,7 +152,7 @@ def test_by_source_without_a_loss_for_some():
     ],
 )
 def test_by_source_always_has_a_loss_for_data(given, default):
-    """Or a validation set would be scored 0."""
+    """Otherwise the loss of a validation set would be 0."""
     teacher, student = numerics.logits()
     loss = losses.BySource(**given)
     for restored in (loss, losses.deserialize(losses.serialize(loss))):
@@ -161,7 +161,7 @@ def test_by_source_always_has_a_loss_for_data(given, default):
         )
         expected = _numpy(losses.get(default).call(teacher, student))
         assert values[0, 2] == pytest.approx(expected[0, 2], rel=1e-6)
-        # The others are as before.
+        # The other positions are unchanged.
         assert (values[0, 0] == 0) == ("student" not in given)
         assert (values[0, 1] == 0) == ("teacher" not in given)
 

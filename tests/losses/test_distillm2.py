@@ -6,7 +6,7 @@ from keras import ops
 from keras_skd import losses
 from tests.support import numerics
 
-# A teacher's response, a student's, one that both have a part in, and none.
+# A response by the teacher, one by the student, one by both, and none.
 SOURCES = np.array(
     [[3, 3, 3, 0], [2, 2, 2, 2], [1, 2, 3, 3], [0, 0, 0, 0]], "int32"
 )
@@ -24,7 +24,7 @@ def _inputs():
     def token_log_probs(logits):
         log_probs = np.log(numerics.softmax(logits))
         log_probs = np.take_along_axis(log_probs, token_ids[..., None], -1)
-        # Outside the response there may be anything.
+        # Values outside the response do not matter.
         return np.where(MASK, log_probs[..., 0], np.nan).astype("float32")
 
     return teacher, student, token_log_probs(teacher), token_log_probs(student)
@@ -131,7 +131,7 @@ def test_loss_is_the_formula(step, beta):
     alphas = np.full((4, 4), 0.1)
     if step >= 100:
         alphas = _alphas(teacher_log_probs, student_log_probs)
-        # Both curricula are seen at work.
+        # Both curricula have an effect.
         assert len(np.unique(alphas[MASK])) > 1
     expected = _expected(teacher, student, alphas, beta)
     values = loss.position_values(

@@ -22,8 +22,8 @@ def _jsd(beta):
     return reference
 
 
-# Each loss and its formula, of the teacher's probabilities, the student's, and
-# the student's again where the gradient takes it for a constant.
+# Each loss and its formula, from the probabilities of the teacher, the student,
+# and the student again where the gradient treats it as a constant.
 FORMULAS = {
     "forward_kl": (losses.ForwardKL, {}, lambda p, q, _: kl(p, q)),
     "reverse_kl": (losses.ReverseKL, {}, lambda p, q, _: kl(q, p)),
@@ -179,7 +179,7 @@ def test_equal_models_are_at_rest(loss):
 def test_different_models_are_apart(loss):
     teacher, student = numerics.logits()
     assert _numpy(loss.call(teacher, student)).min() > 1e-3
-    # A shift of all logits is no difference.
+    # A shift of all logits changes nothing.
     np.testing.assert_allclose(
         _numpy(loss.call(teacher, teacher + 3.0)), 0, atol=1e-6
     )
@@ -296,7 +296,7 @@ def test_generalized_jsd_has_beta_for_the_teacher():
     values = _numpy(losses.GeneralizedJSD(beta=0.2).call(teacher, student))
     swapped = _numpy(losses.GeneralizedJSD(beta=0.8).call(student, teacher))
     np.testing.assert_allclose(values, swapped, rtol=1e-5)
-    # The convention of other libraries, and not this one's.
+    # The convention of other libraries, unlike this one.
     other = _numpy(losses.GeneralizedJSD(beta=0.8).call(teacher, student))
     assert np.abs(values - other).max() > 1e-2
 
@@ -388,7 +388,7 @@ def test_a_token_the_student_holds_for_impossible_has_a_gradient():
     loss = losses.ForwardKL(reduction="sum")
     gradient = numerics.gradient(lambda x: loss(teacher, x), student)
     np.testing.assert_allclose(gradient[..., 0], -1.0, rtol=1e-5)
-    # What the losses are here for.
+    # Keras' loss gives no gradient there.
     gradient = numerics.gradient(keras_loss, student)
     assert np.abs(gradient[..., 0]).max() < 1e-6
 

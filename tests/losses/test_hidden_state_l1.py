@@ -12,7 +12,7 @@ from keras_skd.losses import HiddenStateL1
 from tests.support import numerics
 from tests.support import writing
 
-# Rows that predict three, one and no tokens of a response.
+# Rows that predict three, one and no response tokens.
 MASK = np.array([[0, 1, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0]], "bool")
 
 
@@ -68,7 +68,7 @@ def test_gradient():
     scale = 3.0 / np.reshape(sizes, (3, 1, 1)) / len(MASK)
     expected = np.sign(student - teacher) * scale * MASK[..., None]
     np.testing.assert_allclose(gradient, expected, rtol=1e-5)
-    # Nothing to learn for the teacher.
+    # No gradient reaches the teacher.
     gradient = numerics.gradient(
         lambda x: HiddenStateL1()([x], [student], MASK) + 0.0 * ops.sum(x),
         teacher,
@@ -117,7 +117,7 @@ def _batch():
 
 
 def _read(model, names, batch):
-    """States of layers, by a model that shares no code with the library's."""
+    """States of layers, from a model built without the library."""
     backbone = model.backbone
     outputs = [backbone.get_layer(name).output for name in names]
     inputs = {k: batch[k] for k in ("token_ids", "padding_mask")}
@@ -154,7 +154,7 @@ def test_training_brings_the_states_together():
     distiller = keras_skd.Distiller(_llama(1), _llama(2), rollout="supervised")
     distiller.compile(
         optimizer=keras.optimizers.Adam(0.02),
-        # Nothing else to learn from.
+        # The loss of the logits has no weight.
         loss=keras_skd.losses.WeightedSum(["forward_kl"], weights=[0.0]),
         hidden_state_loss=HiddenStateL1(),
     )
@@ -207,7 +207,7 @@ def test_config_round_trip():
             TypeError,
             ["`hidden_state_loss`", "HiddenStateL1"],
         ),
-        # Pairs of layers have one width, and one partner each.
+        # Paired layers must have equal widths.
         (
             lambda compile: compile(HiddenStateL1(), hidden_dim=24),
             ValueError,

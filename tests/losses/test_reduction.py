@@ -111,7 +111,7 @@ def test_what_is_masked_may_be_anything(reduction, bad):
         ),
         numerics.gradient(lambda x: ops.sum(loss(teacher, x, MASK)), student),
     )
-    # It does get through where it counts.
+    # Where the mask is true, it reaches the loss.
     bad_student[0, 0] = np.nan
     assert np.isnan(_numpy(loss(teacher, bad_student, MASK))).any()
 
@@ -181,7 +181,7 @@ def test_a_factor_of_0_also_drops_what_is_not_finite():
 
 
 class LogitDistance(losses.DistillationLoss):
-    """A user's own, that knows nothing of source weights."""
+    """A user's own loss, which does not handle source weights."""
 
     def compute_values(
         self, teacher_logits, student_logits, token_ids, sources, context
@@ -200,7 +200,7 @@ def test_source_weights_of_an_own_loss():
         factors * np.abs(teacher - student).sum(-1),
         rtol=1e-5,
     )
-    # Nothing for the teacher to learn, even from a user's formula.
+    # No gradient reaches the teacher, even with a user's formula.
     gradient = numerics.gradient(
         lambda x: LogitDistance()(x, student) + 0.0 * ops.sum(x), teacher
     )

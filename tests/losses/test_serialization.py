@@ -25,7 +25,7 @@ COMMON = {
     "name": "mine",
     "dtype": "float64",
 }
-# Every argument of every class, away from its default.
+# Every argument of every class, with a value other than its default.
 CONFIGS = {
     losses.ForwardKL: {**COMMON, "top_k_targets": 3},
     losses.ReverseKL: {**COMMON, "top_k_targets": 3},
@@ -88,7 +88,7 @@ def test_round_trip_of_combinations():
     assert losses.serialize(restored) == losses.serialize(loss)
     assert restored.losses[0].losses["student"].alpha == 0.25
     assert restored.losses[0].losses["teacher"].alpha == 0.5
-    # Without one of its own, the data's loss is the teacher's.
+    # By default, the data's loss is the teacher's.
     assert restored.losses[0].losses["data"].alpha == 0.5
     assert restored.losses[0].reduction == "sum"
     assert restored.losses[1].temperature == 3.0

@@ -16,7 +16,7 @@ def _fit(loss, epochs=10):
     x = rng.normal(size=(10, 5, 8)).astype("float32")
     teacher_logits = (x @ rng.normal(size=(8, 12))).astype("float32")
     mask = np.arange(5) < rng.integers(0, 6, (10, 1))
-    # What is outside the mask must not be learnt.
+    # Tokens outside the mask must not be learned.
     teacher_logits[~mask] = np.nan
     model = keras.Sequential([keras.Input((None, 8)), keras.layers.Dense(12)])
     model.compile(optimizer=keras.optimizers.Adam(0.1), loss=loss)

@@ -16,10 +16,10 @@ from tests.support import writing
 from tests.support.causal_lms import causal_lm
 
 STEP = 5
-# In its second epoch: both of its curricula have begun.
+# The second epoch, in which both curricula are active.
 DISTILLM2 = losses.DistiLLM2(steps_per_epoch=4, epochs=8, beta=0.1)
 LENGTH = 10
-# Rows that student and teacher, one of them or the data wrote, or nobody.
+# Rows written by student and teacher, by one of them, by the data, or by none.
 SOURCES = np.array(
     [
         [1, 1, 1, 2, 3, 2, 2, 0, 0, 0],
@@ -30,7 +30,7 @@ SOURCES = np.array(
     ],
     "int32",
 )
-# One position, most of a response, more than there are, and the default.
+# One position, part of a response, more than all positions, and the default.
 CHUNK_SIZES = (1, 4, 1000, None)
 
 
@@ -123,7 +123,7 @@ def _compare(loss, teacher, student, rollout, chunk_sizes=CHUNK_SIZES):
                 rollout=rollout,
                 training_step=STEP,
             )
-            # To evaluate, there is nothing to differentiate.
+            # Evaluation computes no gradients.
             evaluated = function(states, training=False)
             chunked.append(
                 (*differentiated(function, states, weights), evaluated)
@@ -176,8 +176,8 @@ def test_losses(models, loss):
     np.testing.assert_array_equal(np.abs(states).max(-1) > 0, predicts)
 
 
-# Heads of their own, tied to the embedding, with a soft cap, and inside of the
-# backbone, which leaves nothing to differentiate.
+# Untied heads, tied heads, with a soft cap, and inside the backbone, where no
+# head is left to differentiate.
 HEADS = {"llama": 1, "llama3": 1, "gemma2": 1, "rwkv7": 0}
 
 
@@ -203,7 +203,7 @@ def test_no_position_at_all(models):
 
 
 def test_what_the_teacher_read_need_not_be_read_again():
-    """Its states from verification are those of a pass over the result."""
+    """The states from verification equal those of a pass over the result."""
     teacher = writing.random_causal_lm("llama", seed=1)
     student = writing.random_causal_lm("llama", seed=2, num_layers=1)
     rollout = keras_skd.rollouts.Speculative(

@@ -1,4 +1,4 @@
-"""Means that do not depend on how the data is cut into batches."""
+"""Means that do not depend on the batch size."""
 
 import warnings
 
@@ -39,7 +39,7 @@ def test_the_reported_loss_does_not_depend_on_the_batch_size(
     distiller, reduction
 ):
     loss = losses.ForwardKL(reduction=reduction)
-    # Weights stay as they are.
+    # Weights do not change.
     distiller.compile(optimizer=keras.optimizers.SGD(0.0), loss=loss)
     reported = {}
     for size in (4, 2, 1):

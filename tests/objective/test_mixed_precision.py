@@ -124,7 +124,7 @@ def test_float16_gradients(models, name):
 
 
 def test_a_float16_student_is_trained_with_loss_scaling(models):
-    """By its own policy, under a global policy of float32."""
+    """With its own policy, under a global policy of float32."""
     assert keras.config.dtype_policy().name == "float32"
     teacher, _ = models["float32"]
     student = _models("mixed_float16")[1]
@@ -138,7 +138,7 @@ def test_a_float16_student_is_trained_with_loss_scaling(models):
     history = distiller.fit(batch, batch_size=8, epochs=6, verbose=0)
     loss = history.history["loss"]
     assert loss[-1] < 0.9 * loss[0], loss
-    # No step was left out.
+    # No step was skipped.
     assert float(ops.convert_to_numpy(optimizer.dynamic_scale)) == 2**15
     assert int(ops.convert_to_numpy(optimizer.iterations)) == 6
 

@@ -87,7 +87,7 @@ def test_the_teacher_reads_only_what_is_needed(models):
             return super().hidden_states(*args, **kwargs)
 
     counted = Counted(teacher.model)
-    # After speculation, its states are known.
+    # After speculation, the teacher's states are known.
     known = {**rollout, "teacher_hidden_states": states}
     objective = Objective("forward_kl", None, counted, student)
     assert _loss(objective, outputs, known) == pytest.approx(value, rel=1e-5)

@@ -1,4 +1,4 @@
-"""What the distiller says of data that it cannot use."""
+"""The errors of the distiller for bad data."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ def m():
     return bad_input.distillers()
 
 
-# Longer than a row by far.
+# Much longer than a row.
 LONG = "Would you tell me, please, which way I ought to go from here?"
 
 

@@ -1,4 +1,4 @@
-"""Everything that `generate` takes, in and out."""
+"""All inputs of `generate`, and their outputs."""
 
 import numpy as np
 import pytest

@@ -10,7 +10,7 @@ from keras_skd._preprocessing import Packer
 from tests.support import bad_input
 
 # Rows and columns of each batch. The last is smaller. On TensorFlow, Keras
-# itself asks the first two of a `PyDataset` which lengths there are.
+# infers the lengths from the first two batches of a `PyDataset`.
 SHAPES = [(2, 4), (2, 5), (2, 5), (1, 4)]
 
 

@@ -27,7 +27,7 @@ def preprocessor():
 
 
 def _rows(preprocessor, data):
-    """The same data without its long prompts, packed as ever."""
+    """The same data without its long prompts, packed."""
     return Packer(preprocessor, LENGTH)(
         {key: [values[i] for i in SHORT] for key, values in data.items()}
     )
@@ -62,7 +62,7 @@ def test_truncated_strings(side, start):
     np.testing.assert_array_equal(
         packed["response_mask"][1], np.arange(LENGTH) == LENGTH - 1
     )
-    # Nothing else is touched.
+    # The other rows are unchanged.
     short = {key: value[SHORT] for key, value in packed.items()}
     data = {"prompts": PROMPTS, "responses": RESPONSES}
     _assert_same(short, _rows(preprocessor, data))
@@ -95,7 +95,7 @@ def test_truncated_prompts_of_the_teacher(preprocessor, side):
         tokenizer.start_token_id,
         *kept,
     ]
-    # A row that cannot hold any of it, whatever is dropped.
+    # The teacher's row is too short, however many tokens are dropped.
     with pytest.raises(ValueError, match="`teacher_sequence_length=32`"):
         Packer(preprocessor, 64, 32, long_prompts=f"truncate_{side}")(data)
 
@@ -235,7 +235,7 @@ def test_nothing_is_left(preprocessor):
 
 
 def test_generate_keeps_its_rows(skipping):
-    """Each prompt has a text to be returned: none can be skipped."""
+    """Each prompt has a text to return, so that none can be skipped."""
     with pytest.raises(ValueError, match="no room.*row 1"):
         skipping.generate(PROMPTS)
     with pytest.warns(UserWarning, match="Skipped 2 of 5"):

@@ -42,7 +42,7 @@ def test_prompt_and_response_stay_apart(preprocessor):
         {"prompts": [PROMPTS[1]], "responses": [RESPONSES[1]]}
     )
     ids = packed["token_ids"][packed["padding_mask"]].tolist()
-    # Packing the text as a whole would have made other tokens of it.
+    # Tokenizing the text as a whole would give different tokens.
     text = PROMPTS[1] + RESPONSES[1]
     assert ids[1:-1] != list(tokenizer(text))
     assert ids[1:-1] == [*tokenizer(PROMPTS[1]), *tokenizer(RESPONSES[1])]
@@ -88,7 +88,7 @@ def test_start_and_end_tokens_follow_the_preprocessor(start, end):
 
 @pytest.mark.parametrize("room", [None, LENGTH + 3])
 def test_prompts_of_the_teacher_have_rows_of_their_own(preprocessor, room):
-    # Far longer than the student's, or shorter.
+    # Much longer than the student's, or shorter.
     theirs = ["said the Cat. " + PROMPTS[0], "", "that", PROMPTS[3], "A"]
     if room is not None:
         theirs[0] = PROMPTS[0]

@@ -1,4 +1,4 @@
-"""What rollouts say when they are used wrongly."""
+"""The errors of rollouts that are used wrongly."""
 
 import keras_hub
 import pytest
@@ -27,7 +27,7 @@ def m():
             ["`rollout`", "GreedySampler"],
         ),
         (
-            "rollout that cannot take back what a recurrent model read",
+            "rollout that cannot roll a recurrent model back",
             lambda m: m.make(
                 bad_input.rwkv7(), m.student, m.speculative(decoding="ragged")
             ).generate_rollout(bad_input.IDS),

@@ -1,7 +1,6 @@
-"""What is sampled has the distribution of Algorithm 1, whole sequences of it.
+"""Whole sequences are sampled from the distribution of Algorithm 1.
 
-Each test here fails by chance in one of a hundred streams of random numbers:
-seeds are fixed.
+Each test here would fail by chance with one in a hundred seeds: they are fixed.
 """
 
 import functools
@@ -23,7 +22,7 @@ VOCABULARY_SIZE = 5
 LENGTH = 5
 STOP = (4,)
 K = 2
-# Of different lengths: in the same round, rows are at different places.
+# Of different lengths: in the same round, rows are at different positions.
 PROMPTS = ((2, 3), (1, 3, 0))
 ROWS = 16384
 
@@ -89,7 +88,7 @@ def distributions(samplers, make_step=exact.algorithm_1, gate=None):
 
 
 def sample(rollout, seed=0):
-    """What a rollout writes: outcomes and their counts, prompt by prompt."""
+    """The outcomes of a rollout and their counts, for each prompt."""
     token_ids = np.zeros((len(PROMPTS), LENGTH), "int32")
     for row, prompt in enumerate(PROMPTS):
         token_ids[row, : len(prompt)] = prompt
@@ -169,7 +168,7 @@ GAMMA = 0.6
 
 
 def mixture(student, teacher, draw_student, draw_teacher, gate):
-    """What `Interpolated` promises."""
+    """The distribution of `Interpolated`."""
 
     def step(prefix, state):
         q = draw_student(student[prefix])
@@ -189,7 +188,7 @@ def test_interpolation_samples_from_the_mixture():
     assert_distributed(counts, distributions("filtered", mixture))
 
 
-# The same tests on as many samples of samplers that are wrong.
+# The same tests on samples from wrong distributions.
 
 
 @pytest.mark.parametrize("samplers", SAMPLERS)
@@ -200,7 +199,7 @@ def test_rejects_a_gate_that_tests_another_token(samplers):
 
 
 def test_rejects_a_gate_on_warped_logits():
-    # Temperature alone changes no rank.
+    # Temperature alone does not change ranks.
     gate = exact.warped_top_k_gate(K)
     wrong = distributions("filtered", gate=gate)
     for right, mutant in zip(distributions("filtered"), wrong):
@@ -224,5 +223,5 @@ def test_does_not_reject_what_is_right(samplers):
             exact.p_value(exact.sample(right, ROWS, seed), right)
             for seed in range(100)
         ]
-        # Uniform between 0 and 1, as p-values of what is true are.
+        # p-values of a true hypothesis are uniform between 0 and 1.
         assert 0.25 < np.mean(np.array(p_values) < 0.5) < 0.75

@@ -1,4 +1,4 @@
-"""The ends of the scale, the ends of the rows, and the streams of seeds."""
+"""Extreme acceptance rates, the ends of rows, and the streams of seeds."""
 
 import functools
 
@@ -100,7 +100,7 @@ def test_a_row_is_its_own():
     # Some stop early, beside others that go on.
     assert ends[:6].min() < LENGTH == ends[:6].max()
 
-    # The full one is as it was.
+    # The full row is unchanged.
     np.testing.assert_array_equal(
         together["token_ids"][-1], batch["token_ids"][-1]
     )
@@ -119,7 +119,7 @@ def test_a_row_is_its_own():
         alone = run(full_but(row))
         for key in ("token_ids", "padding_mask", "response_mask", "sources"):
             np.testing.assert_array_equal(alone[key][row], together[key][row])
-    # In another order, each beside others.
+    # Rows do not depend on the order of the batch.
     order = np.random.default_rng(0).permutation(len(LENGTHS))
     shuffled = run({key: value[order] for key, value in batch.items()})
     for key in ("token_ids", "padding_mask", "response_mask", "sources"):
@@ -127,7 +127,7 @@ def test_a_row_is_its_own():
 
 
 def assert_well_formed(written, batch):
-    """What holds for every rollout, whatever was drawn."""
+    """Properties of every rollout, whatever was drawn."""
     token_ids, mask = written["token_ids"], written["padding_mask"]
     is_prompt = batch["padding_mask"].astype("bool")
     response = written["response_mask"]
@@ -175,7 +175,7 @@ def test_samples():
     first, second = calls(seed=1)
     for written in (first, second):
         assert_well_formed(written, batch)
-        # Stopped by a draft with drafts after it, and by the teacher.
+        # Stopped by a draft before the last one, and by the teacher.
         stops = np.isin(written["token_ids"], STOP) & written["response_mask"]
         assert {2, 3} <= set(written["sources"][stops])
         assert {2, 3} <= set(written["sources"][:, -1])

@@ -1,7 +1,7 @@
-"""Rows from here and rows from there: Mixture and Switch.
+"""Mixture and Switch, whose rows come from different rollouts.
 
-What a mixture does with its parts is tested with parts that need no models:
-they note what they were given, and write one token over and over.
+Some tests use parts that need no models: they record their inputs, and write
+one token over and over.
 """
 
 import inspect
@@ -83,7 +83,7 @@ def test_proportions():
         )
         written = _write(mixture)
         frequencies.check(_authors(written, len(weights)), weights)
-        # Drawn for each row, and anew for each batch.
+        # Drawn for each row of each batch.
         again = _write(mixture)
         assert (written["token_ids"] != again["token_ids"]).any()
 
@@ -112,7 +112,7 @@ def test_mixture_of_mixtures():
 
 
 def test_rows_of_the_others_are_full():
-    """So that nothing is computed for them, and nothing of it shows."""
+    """Nothing is computed for them, and nothing in the result is theirs."""
     mixture = rollouts.Mixture(dict.fromkeys(_stubs(2), 1), seed=1)
     batch = _prompts()
     written = _write(mixture, batch)
@@ -136,7 +136,7 @@ def test_data_goes_to_the_rollouts_that_take_it():
     }
 
     class Writes(Stub):
-        """As the rollouts that write: whatever the data's response is."""
+        """Ignores the responses of the data, as rollouts that write do."""
 
         def call(self, batch, *args, **kwargs):
             mask = ops.cast(batch["padding_mask"], "bool")
@@ -222,7 +222,7 @@ def test_seeds():
     first = choices(one)
     assert first == choices(other)
     assert first != choices(one)
-    # No two parts draw the same.
+    # Every part draws different numbers.
     assert first[0] != first[1]
     inner, speculative = one.rollouts
     seeds = [stub.seed for stub in inner.rollouts]
@@ -230,14 +230,14 @@ def test_seeds():
         state = ops.convert_to_numpy(sampler.seed_generator.state)
         seeds.append(int(state[0]))
     assert len({*seeds}) == 4
-    # A seed of its own is kept.
+    # A given seed is kept.
     mine = make(seed=3)
     mine.set_seed(7)
     assert choices(mine)[0] == choices(make(seed=3))[0]
 
 
 def test_rows_are_those_of_the_rollouts():
-    """All four kinds in one batch, each row as if it had come alone."""
+    """All four kinds in one batch, each row as the rollout alone writes it."""
     teacher, student = (
         writing.random_causal_lm("llama", seed=seed, num_layers=1)
         for seed in (1, 2)
@@ -296,7 +296,7 @@ def last_log_prob(token_ids, segment, log_probs):
 
 
 SAMPLER = keras_hub.samplers.TopPSampler(p=0.9, k=7, temperature=0.5, seed=3)
-# Every argument of every rollout, away from its default.
+# Every argument of every rollout, with a value other than its default.
 ALL = {
     "supervised": rollouts.Supervised(),
     "on_policy": rollouts.OnPolicy(SAMPLER),
@@ -338,7 +338,7 @@ def test_config_round_trip(name):
         json.dumps(keras.saving.serialize_keras_object(restored))
     )
     assert again == saved
-    # Nothing is left out of what is saved.
+    # Everything is saved.
     arguments = inspect.signature(type(rollout)).parameters
     assert set(saved["config"]) == set(arguments)
 

@@ -1,4 +1,4 @@
-"""Whole segments stand or fall, against the same done token by token."""
+"""Segments are accepted or rejected as a whole, as in a plain reference."""
 
 import keras
 import numpy as np
@@ -98,7 +98,7 @@ def _distiller(models, **kwargs):
 
 
 def _assert_equal(written, reference):
-    # Far above the errors of rounding: the two must agree.
+    # Far above rounding errors, so that the two must agree.
     assert reference.margin > 1e-3
     np.testing.assert_array_equal(written["sources"], reference.sources)
     np.testing.assert_array_equal(
@@ -108,7 +108,7 @@ def _assert_equal(written, reference):
 
 @pytest.fixture(scope="module")
 def distiller(models):
-    # At step 0 everything stands, at step 2 nothing does.
+    # At step 0 every segment is accepted, at step 2 none.
     threshold = keras.optimizers.schedules.PiecewiseConstantDecay(
         [0, 1], [-1e9, THRESHOLD, 1.0]
     )
@@ -140,7 +140,7 @@ def test_segments(models, batch, distiller, step, threshold, authors):
 
 @keras.saving.register_keras_serializable(package="tests")
 def evenness(token_ids, segment, log_probs):
-    """Something of each of the three: what a user may look at."""
+    """A score from all three arguments that a user's function gets."""
     segment = ops.cast(segment, "int32")
     total = ops.sum(token_ids * segment, axis=1)
     likely = ops.sum(ops.cast(log_probs < -6.0, "int32"), axis=1)
@@ -153,7 +153,7 @@ def _evenness(token_ids, start, end, log_probs):
 
 
 def test_a_score_of_ones_own_and_segments_up_to_the_stop_token(models, batch):
-    """A segment may be much longer than what is read at once."""
+    """A segment may be much longer than the tokens that are read at once."""
     distiller = _distiller(
         models, segment_end_token_ids=(), threshold=0.5, score=evenness
     )

@@ -1,4 +1,4 @@
-"""What a rollout's config says, and that nothing of it is lost on the way."""
+"""The config of every rollout, and its round trip."""
 
 import json
 
@@ -20,7 +20,7 @@ def sampler(**config):
 
 STUDENT = keras_hub.samplers.TopPSampler(**sampler())
 TEACHER = keras_hub.samplers.TopPSampler(**sampler(seed=4))
-# Every argument away from its default.
+# Every argument with a value other than its default.
 CASES = {
     "on_policy": (
         rollouts.OnPolicy(STUDENT),
@@ -51,7 +51,7 @@ CASES = {
 
 
 def plain(config):
-    """A config with the inner objects' own configs in place of theirs."""
+    """A config with the plain configs of the objects inside."""
     return {
         key: value["config"] if isinstance(value, dict) else value
         for key, value in config.items()
@@ -71,7 +71,7 @@ def test_config_holds_every_argument(name):
         assert type(restored) is type(rollout)
         assert restored is not rollout
         assert plain(restored.get_config()) == config
-        # What came back is what it says it is.
+        # The restored object is the one that the config describes.
         for attribute, of_sampler in restored.samplers().items():
             assert of_sampler.get_config() == config[attribute]
 

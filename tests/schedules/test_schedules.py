@@ -1,4 +1,4 @@
-"""Numbers that change over training, and what they change."""
+"""Schedules, and their effect in training."""
 
 import json
 
@@ -160,7 +160,7 @@ def test_bad_input(make, error, words):
         assert word in str(info.value), str(info.value)
 
 
-# In training, where the models stay what they are: only the gate changes.
+# In training with constant models: only the acceptance rule changes.
 
 VOCABULARY_SIZE = 32
 NUM_STEPS = 4
@@ -196,7 +196,7 @@ def test_the_gate_closes_without_compiling_again():
     if keras.backend.backend() != "torch":
         # Torch runs the Python of every step.
         assert calls == 1
-    # All tokens of the vocabulary stand, at the first step.
+    # At the first step, every token is accepted.
     assert fractions[0] == 0
     assert (np.diff(fractions[: NUM_STEPS + 1]) > 0).all()
     closed, _ = _fit(acceptance.TopK(1), steps=2)

@@ -1,4 +1,4 @@
-"""Algorithm 1 of the SKD paper, as slowly and plainly as it can be written.
+"""Algorithm 1 of the SKD paper, in slow and plain code.
 
 No cache, no blocks, no vectorisation: every token is a forward pass of both
 models over whole sequences, and everything else is Python.
@@ -13,16 +13,16 @@ def write_greedily(student, teacher, k, batch, stop_token_ids=()):
     """Greedy student, greedy teacher, top-`k` acceptance.
 
     Args:
-        student, teacher: functions from token ids to logits. One that would
-            never have a say (0 or all drafts accepted) may be `None`.
-        k: int. The drafts that the teacher accepts are its `k` likeliest.
+        student, teacher: functions from token ids to logits. A model that never
+            writes (at `k` of 0 or the vocabulary size) may be `None`.
+        k: int. The teacher accepts drafts among its `k` likeliest tokens.
         batch: dict of `"token_ids"` and `"padding_mask"`.
         stop_token_ids: tuple of ints.
 
     Returns:
         `(token_ids, sources, margin)`. The margin is the smallest difference
-        of logits that decided anything: far above rounding errors, another
-        way to compute the same must write the same.
+        of logits that decided anything: if it is far above rounding errors, a
+        different implementation must write the same.
     """
     token_ids = batch["token_ids"].copy()
     lengths = batch["padding_mask"].sum(axis=1)

@@ -1,4 +1,4 @@
-"""Wrong uses and what the errors must say, with tiny distillers to misuse.
+"""Checks of the errors for wrong uses, with tiny distillers.
 
 Every message names the argument, and shows what was received.
 """
@@ -64,7 +64,7 @@ def ids(**kwargs):
 
 
 def distillers():
-    """Models that fit together, and distillers of strings and of ids."""
+    """Compatible models, and distillers of strings and of ids."""
     preprocessor = tokenizers.gpt2(sequence_length=LENGTH)
     size = preprocessor.tokenizer.vocabulary_size()
     teacher, student = llama(), llama()
@@ -98,7 +98,7 @@ def distillers():
 def check(m, call, error, words):
     with pytest.raises(error) as info:
         call(m)
-    # Not a subclass, such as UnicodeDecodeError, that just happened.
+    # Not an accidental error of a subclass, such as UnicodeDecodeError.
     assert info.type is error
     for word in words:
         assert word in str(info.value), str(info.value)

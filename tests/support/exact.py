@@ -1,7 +1,7 @@
 """Exact distributions of whole sequences, from a tiny vocabulary.
 
-Everything here is Python and NumPy on the logits of uncached forward passes:
-nothing of the library is used but the numbers of the sources.
+Everything here is Python and NumPy on the logits of uncached forward passes: it
+uses nothing of the library except the numbers of the sources.
 """
 
 import itertools
@@ -20,7 +20,7 @@ def softmax(logits, temperature=1.0):
 
 
 def top_k(logits, k, temperature=1.0):
-    """What `keras_hub.samplers.TopKSampler` draws from."""
+    """The distribution of `keras_hub.samplers.TopKSampler`."""
     probabilities = softmax(logits, temperature)
     kept = np.zeros_like(probabilities)
     best = np.argsort(-probabilities)[:k]
@@ -29,7 +29,7 @@ def top_k(logits, k, temperature=1.0):
 
 
 def top_p(logits, p, temperature=1.0):
-    """What `keras_hub.samplers.TopPSampler` draws from."""
+    """The distribution of `keras_hub.samplers.TopPSampler`."""
     probabilities = softmax(logits, temperature)
     kept, mass = np.zeros_like(probabilities), 0.0
     for token in np.argsort(-probabilities):
@@ -66,7 +66,7 @@ class Conditionals:
 
 
 def distribution(step, length, stop_token_ids=()):
-    """The probability of each response and of who wrote which token of it.
+    """The probability of each response with the author of each token.
 
     Args:
         step: function from a prefix and a state to the possible next tokens: a
@@ -110,7 +110,7 @@ def top_k_gate(k):
 
 
 def algorithm_1(student, teacher, draw_student, draw_teacher, gate):
-    """The student samples; what the teacher rejects, it samples itself.
+    """The student samples; the teacher replaces tokens that it rejects.
 
     Args:
         student, teacher: `Conditionals`.
@@ -136,7 +136,7 @@ def algorithm_1(student, teacher, draw_student, draw_teacher, gate):
 
 
 def gate_on_another_draw(student, teacher, draw_student, draw_teacher, gate):
-    """Wrong: tests a token drawn anew, and keeps the one drafted."""
+    """Wrong: tests a newly drawn token, and keeps the drafted one."""
 
     def step(prefix, state):
         q = draw_student(student[prefix])
@@ -159,7 +159,7 @@ def warped_top_k_gate(k):
 
 
 def with_bonus(num_drafts, student, teacher, draw_student, draw_teacher, gate):
-    """Wrong: a token of the teacher after `num_drafts` that all stand."""
+    """Wrong: adds a token of the teacher after `num_drafts` accepted drafts."""
     right = algorithm_1(student, teacher, draw_student, draw_teacher, gate)
 
     def step(prefix, standing):
@@ -182,7 +182,7 @@ def p_value(counts, expected):
             expected fewer than five times are counted together.
 
     Returns:
-        float: how likely it is to be that far off, or farther, by chance.
+        float: the probability of a deviation at least this large.
     """
     if set(counts) - set(expected):
         return 0.0
@@ -207,7 +207,7 @@ def sample(probabilities, n, seed=0):
 
 
 def count(written, prompt_length):
-    """The outcomes in what a rollout wrote, of one prompt."""
+    """Counts the outcomes in a rollout of one prompt."""
     counts = {}
     for tokens, sources in zip(
         written["token_ids"].tolist(), written["sources"].tolist()

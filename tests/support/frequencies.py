@@ -1,4 +1,4 @@
-"""Chi-squared tests of whether what was drawn follows a distribution."""
+"""Chi-squared tests of whether samples follow a distribution."""
 
 import numpy as np
 from scipy import stats
@@ -26,6 +26,6 @@ def p_value(counts, probabilities):
 
 
 def check(counts, probabilities):
-    """Fails one time in ten thousand. Seeds are fixed: never or always."""
+    """Fails at p < 1e-4. Seeds are fixed, so that it is deterministic."""
     value = p_value(counts, probabilities)
     assert value > 1e-4, f"p-value {value}"

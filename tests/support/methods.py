@@ -1,16 +1,16 @@
-"""Published methods, and the arguments that give them.
+"""Published methods, and the arguments for them.
 
-The README's table is this one, and `python -m tests.support.methods` prints it.
-Where `num_steps`, `steps_per_epoch` and `epochs` stand, they are those of the
-training; `newline` is the id of a token that ends a segment, and `threshold`
-the mean log-probability to the teacher from which on a segment stands.
+`python -m tests.support.methods` prints the README's table. `num_steps`,
+`steps_per_epoch` and `epochs` are those of the training; `newline` is the id of
+a token that ends a segment, and `threshold` the lowest mean log-probability to
+the teacher of an accepted segment.
 """
 
 import typing
 
 
 class Method(typing.NamedTuple):
-    """How to get one method.
+    """The arguments for one method.
 
     Args:
         paper: str. A link, in Markdown.

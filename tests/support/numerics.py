@@ -1,4 +1,4 @@
-"""What the losses are checked against: float64 NumPy, and autodiff."""
+"""References for the losses: float64 NumPy, and autodiff."""
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ def kl(p, q):
 
 
 def adaptive_kl(p, q, constant_q, head_mass=0.5):
-    """`constant_q` is the student where the gradient does not look."""
+    """`constant_q` is the student where it counts as a constant."""
     weights = np.zeros(p.shape[:-1] + (2,))
     for position in np.ndindex(p.shape[:-1]):
         mass, gaps = 0.0, [0.0, 0.0]

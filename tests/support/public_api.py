@@ -1,6 +1,6 @@
-"""Every public name of the library, with its signature as it is written.
+"""Every public name of the library, with its signature in the source.
 
-`python -m tests.support.public_api` (or `make api`) writes what there is to
+`python -m tests.support.public_api` (or `make api`) writes them to
 `tests/public_api.txt`.
 """
 
@@ -31,7 +31,7 @@ def public_packages():
 
 
 def public_names(package):
-    """What `dir()` shows of a package, without underscored names."""
+    """The names in `dir()` of a package, without underscored ones."""
     module = importlib.import_module(package)
     names = (name for name in dir(module) if not name.startswith("_"))
     return {name: getattr(module, name) for name in sorted(names)}
@@ -66,7 +66,7 @@ def _class_lines(path, cls, public):
         if part is not cls and is_public:
             base = "" if part is object else f"({part.__name__})"
             break
-        # What a class has by its backend is another on each of them.
+        # Members from `_backend` differ between backends.
         if not part.__module__.startswith("keras_skd._backend"):
             members = {**_members(_parse(part)), **members}
     return [

@@ -4,8 +4,8 @@ import numpy as np
 
 LENGTH = 16
 
-# Of very different lengths. The second prompt and its response are one word
-# when they stand together, and the fourth response is longer than a row.
+# Lengths are very different. The second prompt and its response form one word
+# together, and the fourth response is longer than a row.
 PROMPTS = [
     "Would you tell me, please, which way",
     "The begin",
@@ -25,7 +25,7 @@ RESPONSES = [
 
 
 def expected_rows(preprocessor, prompts, responses, length=LENGTH):
-    """Rows of ids and of where the response is, written down plainly."""
+    """Rows of ids and of the response mask, in plain Python."""
     tokenizer = preprocessor.tokenizer
     packed = []
     for i, prompt in enumerate(prompts):

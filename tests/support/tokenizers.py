@@ -20,7 +20,7 @@ SENTENCES = [
 
 
 def gpt2(sentences=SENTENCES, sequence_length=16, **kwargs):
-    """A GPT-2 preprocessor whose every known word is one token."""
+    """A GPT-2 preprocessor in which every known word is one token."""
     vocabulary, merges = byte_pairs(["<|endoftext|>"], sentences)
     tokenizer = keras_hub.tokenizers.GPT2Tokenizer(vocabulary, merges)
     return keras_hub.models.GPT2CausalLMPreprocessor(
@@ -29,7 +29,7 @@ def gpt2(sentences=SENTENCES, sequence_length=16, **kwargs):
 
 
 def llama3(sentences=SENTENCES, sequence_length=16, **kwargs):
-    """A Llama 3 preprocessor, with two kinds of end token."""
+    """A Llama 3 preprocessor with two end tokens."""
     special = [
         "<|begin_of_text|>",
         "<|end_of_text|>",
@@ -45,9 +45,9 @@ def llama3(sentences=SENTENCES, sequence_length=16, **kwargs):
 
 
 def gemma(sentences=SENTENCES, sequence_length=16, turns=False, **kwargs):
-    """A Gemma preprocessor: a token of its own for padding.
+    """A Gemma preprocessor, which has a padding token.
 
-    With `turns`, also one for the end of a turn.
+    With `turns`, it also has an end-of-turn token.
     """
     proto = sentence_piece(
         sentences,
@@ -63,7 +63,7 @@ def gemma(sentences=SENTENCES, sequence_length=16, turns=False, **kwargs):
 
 
 def llama(sentences=SENTENCES, sequence_length=16, **kwargs):
-    """A Llama 2 preprocessor: padded with the id of the unknown token."""
+    """A Llama 2 preprocessor, which pads with the id of the unknown token."""
     proto = sentence_piece(sentences, ["<unk>", "<s>", "</s>"])
     return keras_hub.models.LlamaCausalLMPreprocessor(
         keras_hub.tokenizers.LlamaTokenizer(proto),
@@ -112,7 +112,7 @@ SPECIAL_TOKENS = [
 
 
 def of_class(tokenizer_class):
-    """A tokenizer of any class, which knows the special tokens of all."""
+    """A tokenizer of any class that knows the special tokens of all classes."""
     if issubclass(tokenizer_class, keras_hub.tokenizers.SentencePieceTokenizer):
         special = ["<pad>", "<bos>", "<eos>", "<unk>"]
         own = [token for token in SPECIAL_TOKENS if token not in special]

@@ -1,4 +1,4 @@
-"""Models that disagree, prompts of many lengths, and ways to run them."""
+"""Models that disagree, prompts of many lengths, and functions to run them."""
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ def random_causal_lm(architecture="llama", seed=0, embedding=0.15, **overrides):
         if "embedding" in weight.path:
             weight.assign(embedding * noise)
         elif len(weight.shape) == 1:
-            # Scales stay around their one (or zero).
+            # Scales stay around one (or zero).
             weight.assign(ops.convert_to_numpy(weight) + 0.2 * noise)
         else:
             weight.assign(0.5 * noise)
@@ -90,7 +90,7 @@ class AcceptNothing(keras_skd.acceptance.TeacherRule):
 def write(
     rollout, teacher, student, batch, stop_token_ids=(), seed=None, xla=True
 ):
-    """What a rollout writes and knows, as NumPy arrays."""
+    """The outputs of a rollout, as NumPy arrays."""
     distiller = keras_skd.Distiller(
         teacher, student, rollout, stop_token_ids=stop_token_ids, seed=seed
     )
@@ -98,7 +98,7 @@ def write(
 
 
 def writer(distiller, xla=True):
-    """A function from batches to what the distiller's rollout writes.
+    """A function from batches to the outputs of the distiller's rollout.
 
     Args:
         distiller: a `keras_skd.Distiller` of token ids.
@@ -117,10 +117,10 @@ def writer(distiller, xla=True):
 
 
 def count_authors(written, by_rollout):
-    """How many rows each of several rollouts wrote, told from the text.
+    """How many rows each of several rollouts wrote, according to the text.
 
     Args:
-        written: dict. What a mixture of them wrote.
+        written: dict. The output of a mixture of them.
         by_rollout: list of pairs of token ids and sources. What each would
             have written alone; every row must be one of these.
 

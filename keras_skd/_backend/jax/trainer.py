@@ -14,11 +14,11 @@ _GROUPS = (
 
 
 class RolloutTrainer:
-    """Keras' JAX train step, on what a rollout writes.
+    """A rollout, then Keras' JAX train step.
 
-    On JAX, state is passed in and returned. What runs beside Keras' own step
-    does so in a `StatelessScope`, and its updates (random seeds, metrics, the
-    step) go on with the rest.
+    On JAX, state is passed in and returned. Everything outside of Keras' own
+    step runs in a `StatelessScope`, and its updates (random seeds, metrics, the
+    step) are part of the returned state.
     """
 
     # Measured with two cores: it goes into a message that asks for patience.
@@ -65,7 +65,7 @@ class RolloutTrainer:
 
     @contextlib.contextmanager
     def _eager_scope(self):
-        # With JIT disabled, loops run in Python, too.
+        # Without JIT, loops run in Python, too.
         eagerly = self.run_eagerly
         with eager_scope(eagerly), jax.disable_jit(eagerly):
             yield
@@ -84,12 +84,13 @@ class RolloutTrainer:
         )
 
     def sync_state(self):
-        """Gives the variables the state that a loop of Keras holds."""
+        """Writes the state of Keras' training loop to the variables."""
         self.jax_state_sync()
 
     def _get_jax_state(self, **groups):
-        # Keras takes the values out of the variables, and notes them only
-        # after the step: if that fails, `sync_state` finds them here.
+        # Keras takes the values out of the variables, and stores them in
+        # `_jax_state` only after the step. If that fails, `sync_state` finds
+        # them here.
         state = super()._get_jax_state(**groups)
         names = [name for name in _GROUPS if groups.get(name)]
         self._jax_state = dict(zip(names, state))

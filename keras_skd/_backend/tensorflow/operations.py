@@ -5,16 +5,16 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def vmap_scope():
-    # Each cache update is warned about: TensorFlow makes a loop over the rows
-    # of it, which XLA compiles to something cheap.
-    def is_news(record):
+    # Filters out a warning at each cache update: TensorFlow converts it to a
+    # loop over the rows, which XLA compiles to something cheap.
+    def is_relevant(record):
         return "Using a while_loop for converting" not in record.getMessage()
 
-    tf.get_logger().addFilter(is_news)
+    tf.get_logger().addFilter(is_relevant)
     try:
         yield
     finally:
-        tf.get_logger().removeFilter(is_news)
+        tf.get_logger().removeFilter(is_relevant)
 
 
 def replay(function, variables, donate_argnum=None):

@@ -5,16 +5,16 @@ from keras_skd._backend.stateful_trainer import StatefulTrainer
 
 
 class RolloutTrainer(StatefulTrainer):
-    """The train step, with rollouts for TensorFlow."""
+    """The train step with rollouts for TensorFlow."""
 
     # Measured with two cores: it goes into a message that asks for patience.
     compile_seconds_per_layer = 2.8
 
     def _make_function(self, step_function):
-        """Keras' function of a step, and one for each length of the rows.
+        """Makes Keras' step function, separately for each sequence length.
 
-        A rollout must know the length when it is traced. Keras traces batches
-        of different lengths once for all, without it.
+        A rollout must know the length when it is traced, but Keras traces
+        batches of different lengths once, with an unknown length.
         """
         make = super()._make_function
         of_one_length, by_length = make(step_function), {}
@@ -39,9 +39,9 @@ class RolloutTrainer(StatefulTrainer):
         return function
 
     def make_rollout_function(self, rollout):
-        # Always by XLA, also where Keras leaves its own step to the graph
-        # executor (on a CPU): that takes many times as long for a loop of
-        # small steps, and oneDNN was seen to corrupt memory in it.
+        # Always by XLA, even where Keras leaves its own step to the graph
+        # executor (on a CPU): that is many times slower at a loop of small
+        # steps, and oneDNN was seen to corrupt memory in it.
         compiled = tf.function(
             lambda x: self.write(x, rollout),
             jit_compile=True,
@@ -58,6 +58,6 @@ class RolloutTrainer(StatefulTrainer):
 
 
 def _lengths(element_spec):
-    """The number of columns of each tensor of a batch, `None` if not known."""
+    """The number of columns of each tensor of a batch, `None` if unknown."""
     specs = tf.nest.flatten(element_spec)
     return tuple(spec.shape[1] for spec in specs if spec.shape.rank == 2)

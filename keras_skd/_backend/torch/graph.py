@@ -1,8 +1,8 @@
 """Graphs of PyTorch operations: traced, optimized, then run without Keras.
 
-For a small model, most of a decoding step is Python: Keras' layers, and a
-dispatch for each operation. A graph has no layers, and the passes leave fewer
-operations.
+For a small model, most of a decoding step is spent in Python: in Keras' layers,
+and in the dispatch of each operation. A graph has no layers, and the passes
+leave fewer operations.
 """
 
 import torch
@@ -17,7 +17,7 @@ from keras_skd._backend.torch import passes
 
 aten = torch.ops.aten
 
-# The same functions, which Python calls in half the time.
+# Equivalent functions, which Python calls in half the time.
 _NATIVE = {
     aten.add.Tensor: torch.add,
     aten.embedding.default: torch.embedding,
@@ -67,8 +67,8 @@ class Graph:
             self._structure = tree.map_structure(lambda _: 0, result)
             return tree.flatten(result)
 
-        # Without a mode at hand, PyTorch makes a new one for each operation,
-        # which takes longer than all the rest.
+        # Without an active mode, PyTorch makes a new one for each operation,
+        # which takes longer than everything else.
         with tracing(TracingContext(FakeTensorMode())):
             self.module = make_fx(torch.func.functionalize(flat))(
                 *weights, *tensors
@@ -88,7 +88,7 @@ class Graph:
         self.module.recompile()
 
     def prepare(self, weights):
-        """The inputs that stay the same until the weights change."""
+        """Computes the inputs that depend on no argument, from the weights."""
         return self._prologue(*weights)
 
     def __call__(self, prepared, tensors):

@@ -10,7 +10,7 @@ _SMALLEST_WEIGHTS = 2**17
 
 
 def suits_onednn(x, weights):
-    """Whether oneDNN is the faster way to `x @ weights`, both matrices."""
+    """Whether oneDNN is faster at `x @ weights`, where both are matrices."""
     return (
         torch.backends.mkldnn.is_available()
         and x.device.type == "cpu"
@@ -29,7 +29,7 @@ def linear(x, transposed):
 class AccumulatingMatmul:
     """`torch.matmul` whose weight gradients accumulate in place.
 
-    The gradient of a head is as large as the head: to allocate one for each
+    The gradient of a head is as large as the head: allocating one for each
     chunk of positions takes several times as long as the product.
 
     Args:

@@ -1,4 +1,4 @@
-"""Replay: the decoding step of a model, without the Python of its layers."""
+"""Replays the graph of a decoding step, without the Python of its layers."""
 
 import contextlib
 import warnings
@@ -13,7 +13,7 @@ from keras_skd._backend.eager import is_eager
 from keras_skd._backend.torch.graph import Graph
 from keras_skd._backend.torch.vmap import vmap_scope
 
-# Where replays keep the weights that they read: `None` is nowhere.
+# The weights that replays have read, or `None` outside of `frozen_weights`.
 _weights = ContextVar("weights", default=None)
 
 
@@ -21,8 +21,8 @@ _weights = ContextVar("weights", default=None)
 def frozen_weights():
     """A context in which no weight changes, so that each is read only once.
 
-    To list and read the variables of a small student takes half as long as one
-    of its steps.
+    Listing and reading the variables of a small student takes half as long as
+    one of its steps.
     """
     token = _weights.set({})
     try:
@@ -52,7 +52,7 @@ def replay(function, variables, donate_argnum=None):
 
     def current_graph(shapes, state, values, arguments):
         """Traces again where LoRA or quantization replaced variables."""
-        # By reference: a variable may have the `id` of one that is gone.
+        # Not by `id`: a new variable may have that of a deleted one.
         references = [weakref.ref(v) for v in state]
         if shapes not in graphs or not _same(graphs[shapes][0], references):
             graphs[shapes] = references, trace(state, values, arguments)

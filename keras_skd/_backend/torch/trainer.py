@@ -6,7 +6,7 @@ from keras_skd._backend.torch.replay import frozen_weights
 
 
 class RolloutTrainer(StatefulTrainer):
-    """The train step, with rollouts for PyTorch."""
+    """The train step with rollouts for PyTorch."""
 
     # Measured with two cores: it goes into a message that asks for patience.
     compile_seconds_per_layer = 0.5

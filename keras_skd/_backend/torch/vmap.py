@@ -1,4 +1,4 @@
-"""What `torch.vmap` lacks to run KerasHub's models."""
+"""Lets `torch.vmap` run KerasHub's models."""
 
 import contextlib
 
@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 def vmap_scope():
     """A context in which `torch.vmap` and tracing can follow KerasHub's models.
 
-    Operations that have no batching rule, or one that runs row by row, are
-    replaced by others of the same result.
+    Operations without a batching rule, or with one that runs row by row, are
+    replaced by equivalent ones.
     """
     with Substitution(_SUBSTITUTES), _plain_autograd_functions():
         yield
@@ -41,8 +41,8 @@ class Substitution(TorchFunctionMode):
 def _plain_autograd_functions():
     """Runs the forward pass of an autograd `Function` that has no `vmap`.
 
-    PyTorch refuses those, and Keras' quantized layers are made of them. Where
-    gradients are off, the forward pass is all there is to one.
+    PyTorch refuses those under `vmap`, and Keras' quantized layers use them.
+    Without gradients, only the forward pass matters.
     """
     apply = Function.__dict__["apply"]
 
@@ -77,7 +77,7 @@ def _einsum(equation, *operands):
 def _narrow(x, dim, start, length):
     # `narrow` has no batching rule for a tensor as the start; GPT-2, OPT and
     # Gemma slice positions and masks that way. Keras passes the length as a
-    # tensor too. It is the same for all rows, and NumPy reads it untraced.
+    # tensor too: it is the same for all rows, and is read without tracing.
     if isinstance(length, torch.Tensor):
         if torch._is_functional_tensor(length):
             length = torch._from_functional_tensor(length)
@@ -87,7 +87,7 @@ def _narrow(x, dim, start, length):
 
 
 def _one_hot(x, num_classes):
-    # The original reads the values, to check their range.
+    # The original reads the values to check their range.
     classes = torch.arange(num_classes, device=x.device)
     return (x[..., None] == classes).to(torch.int64)
 

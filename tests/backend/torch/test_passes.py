@@ -32,7 +32,7 @@ def trace(function, *arguments, donate_argnum=None):
 def check(function, *arguments):
     """Traces a function, and checks that its results stay the same."""
     graph, run = trace(function, *arguments)
-    # Also with values that it was not traced with.
+    # Also with other values than in the trace.
     for factor in (1, 3):
         args = [factor * x for x in arguments]
         before = [x.clone() for x in args]
@@ -107,7 +107,7 @@ def test_no_ops_and_dead_code_are_removed():
 
 
 def rewritten(cache, values, index, layers=(0, 1, 2)):
-    """A cache with new values at an index, as KerasHub makes it."""
+    """A cache with new values at an index, updated as KerasHub does it."""
     parts = []
     for i in layers:
         part = []

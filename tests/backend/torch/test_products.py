@@ -12,7 +12,7 @@ from keras_skd._backend import value_and_gradients
 from keras_skd._backend.torch.products import linear
 from keras_skd._backend.torch.products import suits_onednn
 
-# Large enough for oneDNN, and not.
+# One large enough for oneDNN, and one too small.
 SIZES = [(64, 2048), (4, 8)]
 
 

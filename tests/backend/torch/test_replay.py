@@ -62,13 +62,13 @@ TOKEN_IDS = np.random.default_rng(0).integers(1, 32, (3, 6))
 
 
 def replayed_logits(lm):
-    """The logits of all tokens, from a cache that each row has for itself."""
+    """The logits of all tokens, each row at its own index of the cache."""
     token_ids = ops.convert_to_tensor(TOKEN_IDS, "int32")
     cache = lm.empty_cache(*TOKEN_IDS.shape)
     starts = torch.zeros(len(TOKEN_IDS), dtype=torch.int32)
     with frozen_weights():
         logits, _, cache = lm.extend_rows(token_ids, cache, starts)
-        # Rows are written over: what they read is what they read before.
+        # Overwriting the cache with the same tokens changes nothing.
         again, _, _ = lm.extend_rows(token_ids, cache, starts)
     torch.testing.assert_close(again, logits)
     return ops.convert_to_numpy(logits.float())
@@ -83,8 +83,8 @@ def test_half_precision(architecture, dtype):
     actual = replayed_logits(CachedCausalLM(model))
     expected = forward(model)(TOKEN_IDS).astype("float32")
     exact = forward(random_causal_lm(architecture))(TOKEN_IDS)
-    # As far from the uncached logits as rounding goes: these are no closer
-    # to float32's.
+    # The difference is that of rounding: the uncached logits differ as much
+    # from float32's.
     assert np.abs(actual - expected).max() <= 2 * np.abs(expected - exact).max()
 
 

@@ -1,6 +1,6 @@
-"""Hoisting: what no argument changes is computed once, before the first call.
+"""Hoists constant subexpressions and views of the weights.
 
-These are constant subexpressions, and views of the weights.
+They are computed once, before the first call.
 """
 
 import torch
@@ -26,7 +26,7 @@ _VIEWS = (
 
 
 def hoist(module, weights):
-    """Hoists what no argument changes into new first inputs.
+    """Hoists nodes that depend on no argument into new first inputs.
 
     Args:
         module: `torch.fx.GraphModule`, without no-ops.

@@ -1,4 +1,4 @@
-"""What the passes ask of a node. `meta["val"]` is its value while tracing."""
+"""Properties of a node. `meta["val"]` is its value during tracing."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Replacements of slow operations, by the operation that a pattern ends in.
+"""Replacements of slow patterns, by the last operation of a pattern.
 
 A replacement changes its node in place. It is called with the node and with
 `insert(target, *args, **kwargs)`, which makes a new node before it.
@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 
 def _pow_by_scalar(node, insert):
-    """`pow` by a constant tensor: slow, unless the exponent is a scalar."""
+    """Makes a constant exponent of `pow` a scalar: a tensor is slow."""
     exponent = node.args[1]
     if exponent.op == "get_attr":
         exponent = getattr(node.graph.owning_module, exponent.target)
@@ -23,7 +23,7 @@ def _pow_by_scalar(node, insert):
 
 
 def _index_by_int64(node, insert):
-    """`index_put` casts int32 indices: here CSE casts once for all layers."""
+    """Casts indices as `index_put` would, but once for all layers (CSE)."""
     source, indices, *rest = node.args
     if None not in indices:
         dtype = {"dtype": torch.int64}
@@ -39,10 +39,10 @@ def _multiply_by_onednn(node, insert):
 
 
 def _ungroup_attention(node, insert):
-    """Grouped-query attention without the repeated keys and values.
+    """Grouped-query attention without repeated keys and values.
 
     KerasHub repeats them for each query head of a group. Here a group becomes
-    one head with more queries, which attends to keys that are not repeated.
+    one head with more queries, which attends to the original keys.
     """
     query, *sources = node.args[:3]
     mask = node.kwargs.get("attn_mask")

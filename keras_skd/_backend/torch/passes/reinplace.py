@@ -27,7 +27,7 @@ def reinplace(graph, donated):
             writes = []
             if _slice_of(result, source, writes) != _slice_of(source, source):
                 continue
-            # Nothing else may read the input: it might read it too late.
+            # Another reader of the input might run after the update.
             if writes and _is_read_only_by(source, _update_nodes(result)):
                 for write in writes:
                     write.target = aten.index_put_.default
@@ -93,7 +93,7 @@ def _slice_of(node, source, writes=None):
 
 
 def _stacked(node, source, parts):
-    """The slice that a stack of slices is: `None`, unless it is one again."""
+    """The slice that a stack of slices is equal to, or `None`."""
     if None in parts or len(parts) == 1:
         return parts[0]
     dims, indices = parts[0]

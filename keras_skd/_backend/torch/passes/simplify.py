@@ -1,7 +1,8 @@
 """Common subexpression elimination (CSE) and removal of no-ops.
 
 A KerasHub model computes the same positions, masks and indices in each of its
-layers, clones what it only reads, and reshapes to the shape that is there.
+layers, clones tensors that it only reads, and reshapes tensors to the shape
+they have.
 """
 
 import torch
@@ -14,7 +15,7 @@ from keras_skd._backend.torch.passes.patterns import PATTERNS
 
 aten = torch.ops.aten
 
-# The graph is functional, so that a copy is as good as the original.
+# The graph is functional, so that a copy can be replaced by the original.
 _COPIES = (
     aten.alias.default,
     aten.clone.default,
@@ -26,7 +27,7 @@ _COPIES = (
 def simplify(module):
     """Removes no-op and duplicate nodes, and replaces slow patterns.
 
-    All in one walk, since each uncovers work for the others.
+    All of this is one walk, since each step makes others possible.
     """
     graph, known = module.graph, {}
 
