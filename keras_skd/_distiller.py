@@ -153,22 +153,13 @@ class Distiller(RolloutTrainer, keras.Model):
         self.student = student
         if teacher is not None:
             teacher.trainable = False
-            _build(teacher.preprocessor)
-        _build(student.preprocessor)
+        _freeze_encoders(student.backbone)
+        _build(*(m.preprocessor for m in (teacher, student) if m is not None))
         # As in KerasHub: it decides whether `compile` scales the loss.
         self.dtype_policy = student.dtype_policy
-        _freeze_encoders(student.backbone)
         self.sequence_length = self._pack.sequence_length
         self.stop_token_ids = self._resolve_stop_token_ids(stop_token_ids)
-        if rollout is None:
-            rollout = "supervised" if teacher is None else "speculative"
-        self.rollout = rollouts.get(rollout)
-        if teacher is None and self.rollout.needs_teacher:
-            raise ValueError(
-                "Without a teacher, no rollout can use it: choose "
-                "`rollout='supervised'`, which takes the responses of the "
-                f"data. Received: teacher=None, rollout={self.rollout!r}"
-            )
+        self.rollout = _get_rollout(rollout, teacher)
         self._seed = seed
         if seed is not None:
             self.rollout.set_seed(seed)
@@ -656,8 +647,8 @@ class Distiller(RolloutTrainer, keras.Model):
             return
         seconds = self.compile_seconds_per_layer * num_layers
         print(
-            f"The first step compiles models of {num_layers} layers for "
-            f"{keras.config.backend()}, once: about {seconds:.0f} s on a CPU.",
+            f"The first step compiles {num_layers} layers, once: about "
+            f"{seconds:.0f} s on a CPU.",
             flush=True,
         )
 
@@ -690,6 +681,19 @@ class Distiller(RolloutTrainer, keras.Model):
                 '"response_mask", for token ids). Add them, or choose a '
                 "rollout that writes its own."
             )
+
+
+def _get_rollout(rollout, teacher):
+    if rollout is None:
+        rollout = "supervised" if teacher is None else "speculative"
+    rollout = rollouts.get(rollout)
+    if teacher is None and rollout.needs_teacher:
+        raise ValueError(
+            "This rollout needs a teacher. Without one, use "
+            "`rollout='supervised'`, which takes the responses from the data. "
+            f"Received: teacher=None, rollout={rollout!r}"
+        )
+    return rollout
 
 
 def _freeze_encoders(backbone):

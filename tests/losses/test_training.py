@@ -1,8 +1,5 @@
 """The losses within Keras: compiled steps, unknown batch sizes, saving."""
 
-import inspect
-import re
-
 import keras
 import numpy as np
 import pytest
@@ -54,22 +51,3 @@ def test_saved_model_keeps_its_loss(tmp_path):
     restored = keras.saving.load_model(tmp_path / "model.keras")
     assert isinstance(restored.loss, losses.SkewKL)
     assert restored.loss.get_config() == model.loss.get_config()
-
-
-@pytest.mark.parametrize(
-    "public",
-    [
-        *(v for v in vars(losses).values() if isinstance(v, type)),
-        losses.get,
-        losses.serialize,
-        losses.deserialize,
-    ],
-    ids=lambda public: public.__name__,
-)
-def test_docstring_example_runs(public):
-    (example,) = re.findall(
-        r"```python\n(.*?)```", inspect.getdoc(public), re.DOTALL
-    )
-    namespace = {}
-    exec(example, namespace)
-    assert any(name.startswith("loss") for name in namespace)
