@@ -163,22 +163,25 @@ class Distiller(RolloutTrainer, keras.Model):
         self._seed = seed
         if seed is not None:
             self.rollout.set_seed(seed)
-        # The number of batches trained on, for schedules.
-        self.training_step = self.add_weight(
-            shape=(), dtype="int32", trainable=False, name="training_step"
-        )
-        # Keras carries what it tracks from step to step, and saves it.
-        self._rollout_variables = self.rollout.variables
-        self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
-        self._mean_loss = keras.metrics.Mean(name="mean_loss")
-        if teacher is not None:
-            self._mean_kl = keras.metrics.Mean(name="kl")
+        self._add_state()
         self._compile_for_decoding()
         # Until `compile` makes its own.
         self._objective = Objective(
             None, None, self._teacher_lm, self._student_lm
         )
         self.built = True
+
+    def _add_state(self):
+        """Adds what Keras carries from step to step, and saves."""
+        # The number of batches trained on, for schedules.
+        self.training_step = self.add_weight(
+            shape=(), dtype="int32", trainable=False, name="training_step"
+        )
+        self._rollout_variables = self.rollout.variables
+        self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
+        self._mean_loss = keras.metrics.Mean(name="mean_loss")
+        if self.teacher is not None:
+            self._mean_kl = keras.metrics.Mean(name="kl")
 
     @property
     def preprocessor(self):
