@@ -8,7 +8,15 @@ from keras import ops
 
 from keras_skd._seeding import derive_seed
 
-_KEYS = "token_ids", "padding_mask", "response_mask", "sources", "draft_mask"
+_KEYS = (
+    "token_ids",
+    "padding_mask",
+    "response_mask",
+    "sources",
+    "draft_mask",
+    "teacher_ranks",
+    "teacher_probabilities",
+)
 
 
 class Preview:

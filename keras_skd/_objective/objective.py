@@ -1,7 +1,12 @@
 import warnings
 
+import numpy as np
+from keras import ops
+
 from keras_skd import losses
 from keras_skd._checks import check_integer
+from keras_skd._log_space import at_token
+from keras_skd._log_space import rank_of
 from keras_skd._objective.chunked_loss import ChunkedLoss
 from keras_skd._objective.targets import next_tokens
 from keras_skd.decoding._prompts import has_teacher_prompts
@@ -20,6 +25,8 @@ class Objective:
         hidden_state_loss: a `keras_skd.losses.HiddenStateL1` or `None`.
         teacher, student: `CachedCausalLM`s.
         chunk_size: int or `None`. See `ChunkedLoss`.
+        with_parts: bool. Whether to measure the parts of the loss.
+        with_kl: bool. Whether to measure the forward KL by author.
 
     Call arguments:
         outputs: dict, as `read_student()` returns it.
@@ -29,10 +36,20 @@ class Objective:
 
     Returns:
         The loss, a scalar.
+
+    Attributes:
+        part_names: list of strings, the names of the parts of the loss.
     """
 
     def __init__(
-        self, loss, hidden_state_loss, teacher, student, chunk_size=None
+        self,
+        loss,
+        hidden_state_loss,
+        teacher,
+        student,
+        chunk_size=None,
+        with_parts=False,
+        with_kl=False,
     ):
         loss = losses.get(loss)
         if loss.reduction in ("none", None):
@@ -58,6 +75,13 @@ class Objective:
         self._read_teacher = _reader(teacher, layers[0])
         self._read_student = _reader(student, layers[1])
         self._chunked_loss = ChunkedLoss(loss, teacher, student, chunk_size)
+        self._with_parts = with_parts
+        self._with_kl = with_kl
+        self._teacher = teacher
+        self._measured = {}
+        self.part_names = list(loss.part_names)
+        if hidden_state_loss is not None:
+            self.part_names.append("hidden_state")
 
     def read_student(self, token_ids, padding_mask, training=False):
         """The student's forward pass, up to its head.
@@ -83,12 +107,36 @@ class Objective:
             training_step,
             training,
         )
+        additional = []
         if self.hidden_state_loss is not None:
             mask = next_tokens(rollout)["response_mask"]
-            loss = loss + self.hidden_state_loss(
-                layers, outputs["layers"], mask
+            additional = [
+                self.hidden_state_loss(layers, outputs["layers"], mask)
+            ]
+        if self._with_parts or self._with_kl:
+            self._measured = self._chunked_loss.measure(
+                outputs["hidden_states"],
+                teacher_hidden_states,
+                rollout,
+                training_step,
+                self._with_parts,
+                self._with_kl,
             )
-        return loss
+        if additional and self._with_parts:
+            self._measured["parts"] = ops.concatenate(
+                [self._measured["parts"], ops.stack(additional)]
+            )
+        return sum(additional, start=loss)
+
+    def take_measured(self) -> dict:
+        """What the last call has measured, once.
+
+        Returns:
+            dict, see `ChunkedLoss.measure`; with the parts, those that are not
+            of the logits. Empty where nothing is to be measured.
+        """
+        measured, self._measured = self._measured, {}
+        return measured
 
     def batch_weight(self, rollout):
         """The weight of a rollout's loss in the mean over several rollouts."""
@@ -110,12 +158,47 @@ class Objective:
                 stacklevel=3,
             )
 
-    def _teacher_states(self, rollout):
-        """The teacher's final hidden states, and those of the layers."""
+    def teacher_scores(self, rollout) -> dict:
+        """What the teacher thinks of each token of the responses.
+
+        Args:
+            rollout: dict of tensors, what a rollout has written.
+
+        Returns:
+            dict of NumPy arrays of shape `(batch, sequence_length)`:
+            `"teacher_ranks"` (int32, from 1) and `"teacher_probabilities"`
+            (float32), zero outside of the responses.
+        """
+        states = self._teacher_states(rollout, always=True)[0]
+        mask = ops.convert_to_numpy(rollout["response_mask"])
+        ranks = np.zeros(mask.shape, "int32")
+        probabilities = np.zeros(mask.shape, "float32")
+        # A row at a time: the logits of a batch may not fit into memory.
+        for row, response in enumerate(mask):
+            logits = ops.cast(self._teacher.logits(states[row]), "float32")
+            token_ids = rollout["token_ids"][row, 1:]
+            log_probs = at_token(ops.log_softmax(logits[:-1]), token_ids)
+            ranks[row, 1:] = ops.convert_to_numpy(
+                rank_of(logits[:-1], token_ids)
+            )
+            probabilities[row, 1:] = ops.convert_to_numpy(ops.exp(log_probs))
+            ranks[row, ~response] = probabilities[row, ~response] = 0
+        return {
+            "teacher_ranks": ranks,
+            "teacher_probabilities": probabilities,
+        }
+
+    def _teacher_states(self, rollout, always=False):
+        """The teacher's final hidden states, and those of the layers.
+
+        The first may be `None` if nobody needs them, unless `always`.
+        """
         if self.hidden_state_loss is None:
             # After speculation, the teacher has read everything already.
             known = rollout.get("teacher_hidden_states")
-            if known is not None or not self.loss.needs_teacher:
+            if known is not None or not (
+                self.loss.needs_teacher or self._with_kl or always
+            ):
                 return [known]
         if not has_teacher_prompts(rollout):
             return self._read_teacher(
