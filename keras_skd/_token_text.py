@@ -11,6 +11,9 @@ from keras_skd._source import Source
 # token before: a token is read along with a few of those before it.
 _CONTEXT = 4
 
+# What stands for the beginning of a character.
+_INCOMPLETE = "\ufffd"
+
 # They reorder the text after them, which then does not read as it is.
 _BIDIRECTIONAL = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
@@ -43,17 +46,24 @@ def token_texts(tokenizer, rows: list) -> list:
 
 
 def _pieces(tokenizer, row, pairs):
-    pieces = []
+    pieces, names = [], {}
     for i, (before, after) in enumerate(pairs):
         common = _common_length(before, after)
-        if common < len(before) and pieces:
-            # What the token before it began is whole now.
-            pieces[-1] = pieces[-1][: common - len(before)]
-        piece = after[common:]
-        if not piece and common == len(before):
-            piece = _name(tokenizer, row[i])
-        pieces.append(printable(piece))
-    return pieces
+        _cut(pieces, len(before) - common)
+        pieces.append(after[common:])
+        if before == after and not before.endswith(_INCOMPLETE):
+            names[i] = _name(tokenizer, row[i])
+    return [printable(names.get(i, x)) for i, x in enumerate(pieces)]
+
+
+def _cut(pieces, count):
+    """Cuts characters from the end: what they began is whole now."""
+    i = len(pieces)
+    while count and i:
+        i -= 1
+        kept = max(0, len(pieces[i]) - count)
+        count -= len(pieces[i]) - kept
+        pieces[i] = pieces[i][:kept]
 
 
 def _common_length(first, second):

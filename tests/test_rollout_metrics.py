@@ -137,7 +137,8 @@ def test_all_of_a_speculative_rollout(distiller):
     # beforehand is what the steps write.
     rollout = distiller.generate_rollout(TRAINING)
     expected = expected_of_rollout(distiller, rollout, NUM_DRAFTS)
-    assert 0 < expected["acceptance_rate_draft_2"] < 1
+    rates = [v for k, v in expected.items() if k.startswith("acceptance")]
+    assert len({*rates}) == 5 and 0 < min(rates)
     assert expected["tokens_per_teacher_pass"] > 1
     history = distiller.fit(
         TRAINING, batch_size=2, epochs=2, shuffle=False, verbose=0

@@ -37,9 +37,9 @@ def test_a_token_without_text_has_a_name():
 
 def test_a_character_of_several_tokens():
     # Byte-pair encoding writes the bytes of ☃ (e2 98 83) as â, ĺ and ĥ.
-    tokens = ["a", "â", "ĺ", "ĥ", "b"]
+    tokens = ["a", "â", "ĺ", "ĥ", "b", "ab"]
     tokenizer = keras_hub.tokenizers.BytePairTokenizer(
-        {token: i for i, token in enumerate(tokens)}, []
+        {token: i for i, token in enumerate(tokens)}, ["a b"]
     )
     (texts,) = token_texts(tokenizer, [[0, 1, 2, 3, 4]])
     assert "".join(texts) == "a☃b"

@@ -3,6 +3,7 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
 from keras_skd.callbacks import JSONLinesLogger
@@ -94,4 +95,5 @@ def test_it_is_a_callback_of_a_distiller(tmp_path):
     model.compile("sgd", "mse")
     logger = JSONLinesLogger(tmp_path / "log.jsonl")
     with pytest.raises(TypeError, match="Distiller.fit.*Received: a Sequent"):
-        model.fit([[1.0]], [[1.0]], callbacks=[logger], verbose=0)
+        x = np.ones((1, 1))
+        model.fit(x, x, callbacks=[logger], verbose=0)

@@ -147,6 +147,5 @@ def test_it_is_a_callback_of_a_distiller():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     with pytest.raises(TypeError, match="Distiller.fit"):
-        model.fit(
-            [[1.0]], [[1.0]], callbacks=[RolloutLogger(TRAINING)], verbose=0
-        )
+        x = np.ones((1, 1))
+        model.fit(x, x, callbacks=[RolloutLogger(TRAINING)], verbose=0)

@@ -33,7 +33,7 @@ def test_the_best_is_kept_and_loads(tmp_path):
         teacher_and_student=models(tokenizers.gpt2(sequence_length=16)),
     )
     # The first steps help, and then the student is thrown far off.
-    rates = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.1, 100.0])
+    rates = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.1, 1e4])
     distiller.compile(optimizer=keras.optimizers.SGD(rates))
     path = tmp_path / "models" / "best"
     weights, keep = Weights(), SaveBestStudent(path)

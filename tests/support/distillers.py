@@ -7,7 +7,7 @@ from tests.support import tokenizers
 from tests.support.causal_lms import causal_lm
 
 LENGTH = 16
-K = 60
+K = 120
 TRAINING = {
     "prompts": ["Alice was", "Would you tell me, please", "The begin"],
 }
