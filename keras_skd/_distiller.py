@@ -13,6 +13,7 @@ from keras_skd._compatibility import shared_vocabulary_size
 from keras_skd._generation import Generator
 from keras_skd._generation import check_finite
 from keras_skd._generation import statistics
+from keras_skd._metrics import AdditionalMetrics
 from keras_skd._metrics import rollout_metrics
 from keras_skd._metrics import update_rollout_metrics
 from keras_skd._objective import Objective
@@ -24,6 +25,7 @@ from keras_skd._preprocessing import prepare
 from keras_skd._preview import Preview
 from keras_skd._stop_tokens import resolve_stop_token_ids
 from keras_skd.decoding import CachedCausalLM
+from keras_skd.decoding._records import recording
 
 
 class Distiller(RolloutTrainer, keras.Model):
@@ -180,6 +182,7 @@ class Distiller(RolloutTrainer, keras.Model):
         self._rollout_variables = self.rollout.variables
         self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
         self._mean_loss = keras.metrics.Mean(name="mean_loss")
+        self._additional_metrics = AdditionalMetrics([], self.rollout, None)
         if self.teacher is not None:
             self._mean_kl = keras.metrics.Mean(name="kl")
 
@@ -196,6 +199,7 @@ class Distiller(RolloutTrainer, keras.Model):
         loss_weights=None,
         metrics: list | None = None,
         weighted_metrics: list | None = None,
+        rollout_metrics: list[str] | None = None,
         hidden_state_loss: losses.HiddenStateL1 | None = None,
         loss_chunk_size: int | None = None,
         run_eagerly: bool = False,
@@ -219,6 +223,30 @@ class Distiller(RolloutTrainer, keras.Model):
                 tokens of the rollout, the student's logits and the response
                 mask. They count no prompt and no padding.
             weighted_metrics: the same as `metrics`.
+            rollout_metrics: list of names of more to report, each of which
+                takes time or memory only if it is asked for. What there was
+                nothing of (no token by that author, no draft that far) is NaN.
+
+                * `"acceptance_by_draft_position"`: the acceptance rate of the
+                  first draft of a turn, the second, ..., as
+                  `acceptance_rate_draft_1`, `..._2`, `..._3_4`, `..._5_up`.
+                * `"acceptance_by_response_position"`: the acceptance rate of
+                  the first tokens of a response and the later ones, as
+                  `acceptance_rate_token_1_8`, `..._9_16`, `..._17_up`.
+                * `"tokens_per_teacher_pass"`: of the response, for a row of
+                  the batch.
+                * `"rejected_rank"`: the geometric mean of the rank that a
+                  rejected draft has for the teacher.
+                * `"kl_by_source"`: the forward KL divergence at tokens by
+                  each author, as `kl_student`, `kl_teacher` and `kl_data`,
+                  whatever the loss is.
+                * `"loss_parts"`: what the loss is the sum of, as
+                  `forward_kl_loss` and so on: the losses of a `WeightedSum`
+                  times their weights, those of a `BySource`
+                  (`student_loss`, ...), and `hidden_state_loss`.
+
+                The last two project both models to the vocabulary once more.
+                Defaults to `None`.
             hidden_state_loss: a `keras_skd.losses.HiddenStateL1` to add to the
                 loss. Defaults to `None`.
             loss_chunk_size: int. How many positions are projected to the
@@ -243,9 +271,19 @@ class Distiller(RolloutTrainer, keras.Model):
                 f"Received: loss_weights={loss_weights!r}"
             )
         teacher, student = self._cached_models()
-        objective = Objective(
-            loss, hidden_state_loss, teacher, student, loss_chunk_size
+        additional_metrics = AdditionalMetrics(
+            rollout_metrics, self.rollout, self.sequence_length
         )
+        objective = Objective(
+            loss,
+            hidden_state_loss,
+            teacher,
+            student,
+            loss_chunk_size,
+            additional_metrics.with_parts,
+            additional_metrics.with_kl,
+        )
+        additional_metrics.name_parts(objective.part_names)
         check_integer("steps_per_execution", steps_per_execution, minimum=1)
         metrics = [*(metrics or []), *(weighted_metrics or [])]
         super().compile(
@@ -258,7 +296,13 @@ class Distiller(RolloutTrainer, keras.Model):
         )
         objective.check_accumulation(self.optimizer)
         self._objective = objective
+        self._additional_metrics = additional_metrics
         self._compile_for_decoding()
+
+    @property
+    def metrics(self):
+        # Not tracked: `compile` replaces them.
+        return [*super().metrics, *self._additional_metrics.metrics]
 
     def _cached_models(self):
         return tuple(
@@ -287,12 +331,16 @@ class Distiller(RolloutTrainer, keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         step = ops.convert_to_tensor(self.training_step)
-        loss, kl = self._objective(y_pred, x, step, training)
-        if kl is not None:
-            self._mean_kl.update_state(kl, ops.shape(x["token_ids"])[0])
+        loss, measured = self._objective(y_pred, x, step, training)
+        if "mean_kl" in measured:
+            self._mean_kl.update_state(
+                measured["mean_kl"], ops.shape(x["token_ids"])[0]
+            )
         for additional in self.losses:
             loss = loss + ops.sum(ops.cast(additional, loss.dtype))
-        self._mean_loss.update_state(loss, self._objective.batch_weight(x))
+        weight = self._objective.batch_weight(x)
+        self._mean_loss.update_state(loss, weight)
+        self._additional_metrics.update_of_loss(measured, weight)
         return loss
 
     def get_metrics_result(self):
@@ -323,13 +371,14 @@ class Distiller(RolloutTrainer, keras.Model):
 
     def write(self, batch, rollout) -> dict:
         """Lets a rollout write a batch. Can be compiled."""
-        return rollout(
-            batch,
-            self._student_lm,
-            self._teacher_lm,
-            self.stop_token_ids,
-            ops.convert_to_tensor(self.training_step),
-        )
+        with recording(self._additional_metrics.records):
+            return rollout(
+                batch,
+                self._student_lm,
+                self._teacher_lm,
+                self.stop_token_ids,
+                ops.convert_to_tensor(self.training_step),
+            )
 
     def take_responses(self, batch) -> dict:
         """The batch with the responses that it has."""
@@ -338,6 +387,7 @@ class Distiller(RolloutTrainer, keras.Model):
     def measure(self, rollout):
         """Adds a written batch to the metrics of rollouts."""
         update_rollout_metrics(self._rollout_metrics, rollout)
+        self._additional_metrics.update_of_rollout(rollout)
 
     def without_kl(self, logs) -> dict:
         """The logs of training, which does not measure it."""
@@ -345,7 +395,10 @@ class Distiller(RolloutTrainer, keras.Model):
 
     def without_rollout_metrics(self, logs) -> dict:
         """The logs of a batch that no rollout wrote."""
-        names = [metric.name for metric in self._rollout_metrics]
+        names = [
+            *(metric.name for metric in self._rollout_metrics),
+            *self._additional_metrics.rollout_names,
+        ]
         return {k: v for k, v in logs.items() if k not in names}
 
     def fit(
@@ -517,7 +570,13 @@ class Distiller(RolloutTrainer, keras.Model):
 
     predict_on_batch = predict
 
-    def generate_rollout(self, x, batch_size: int = 32) -> dict:
+    def generate_rollout(
+        self,
+        x,
+        batch_size: int = 32,
+        *,
+        return_teacher_scores: bool = False,
+    ) -> dict:
         """Writes what the student would train on.
 
         It draws from random numbers of its own: training goes on as if nobody
@@ -527,13 +586,18 @@ class Distiller(RolloutTrainer, keras.Model):
             x: dict of data, as in `fit`.
             batch_size: int. How many rows are written at once. Defaults to
                 `32`.
+            return_teacher_scores: bool. Whether to add what the teacher thinks
+                of each token of the responses. Defaults to `False`.
 
         Returns:
             dict of NumPy arrays of shape `(rows, sequence_length)`:
             `"token_ids"` (int32), `"padding_mask"` (bool), `"response_mask"`
             (bool), `"sources"` (int32, the `keras_skd.Source` of each token)
             and, of a speculative rollout, `"draft_mask"` (bool): where a draft
-            was tested, which stands or was replaced.
+            was tested, which stands or was replaced. With
+            `return_teacher_scores`, `"teacher_ranks"` (int32, from 1 for its
+            likeliest token) and `"teacher_probabilities"` (float32), both from
+            its raw logits, and zero outside of the responses.
 
         Example:
 
@@ -547,7 +611,16 @@ class Distiller(RolloutTrainer, keras.Model):
         x = pack_batch(x, self._pack)
         self._check_responses(x)
         self.sync_state()
-        return self._preview(self.rollout_function, x, batch_size)
+
+        def write_and_score(batch):
+            written = self.rollout_function(batch)
+            return {**written, **self._objective.teacher_scores(written)}
+
+        return self._preview(
+            write_and_score if return_teacher_scores else self.rollout_function,
+            x,
+            batch_size,
+        )
 
     def generate(
         self,

@@ -39,6 +39,20 @@ def at_token(values: Tensor, token_ids: Tensor) -> Tensor:
     return ops.squeeze(ops.take_along_axis(values, token_ids, axis=-1), -1)
 
 
+def rank_of(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Returns the rank of one token at each position, 1 for the likeliest.
+
+    Args:
+        logits: tensor `(..., vocabulary)`.
+        token_ids: int tensor `(...)`.
+
+    Returns:
+        An int32 tensor `(...)`.
+    """
+    own = ops.expand_dims(at_token(logits, token_ids), -1)
+    return 1 + ops.sum(ops.cast(logits > own, "int32"), axis=-1)
+
+
 def scale_logits(logits: Tensor, temperature: float, dtype: str) -> Tensor:
     """Returns logits at a temperature and in a dtype, none below `LOG_ZERO`."""
     return ops.maximum(ops.cast(logits, dtype) / temperature, LOG_ZERO)

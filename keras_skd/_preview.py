@@ -9,6 +9,8 @@ from keras import ops
 from keras_skd._seeding import derive_seed
 from keras_skd.rollouts._rollout import ROLLOUT_KEYS
 
+_KEYS = (*ROLLOUT_KEYS, "teacher_ranks", "teacher_probabilities")
+
 
 class Preview:
     """Runs a rollout with its own random numbers.

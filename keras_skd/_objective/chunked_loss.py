@@ -16,9 +16,11 @@ from keras import tree
 from keras_skd._backend import scale_in_place
 from keras_skd._backend import value_and_gradients
 from keras_skd._log_space import at_token
+from keras_skd._log_space import kl_divergence
 from keras_skd._objective.flat_positions import FlatPositions
 from keras_skd._objective.targets import next_tokens
 from keras_skd.decoding._control_flow import while_loop
+from keras_skd.losses._distillation_loss import AUTHORS
 from keras_skd.losses._distillation_loss import weighted
 
 # Large enough for efficient matrix products, and small compared to a model.
@@ -70,33 +72,115 @@ class ChunkedLoss:
         training=True,
     ):
         with self._head_scope():
-            targets = next_tokens(rollout)
-            mask = targets["response_mask"]
-            positions = FlatPositions(mask, self._chunk_size(mask))
-            states = positions.flatten(student_hidden_states)
-            constants = positions.flatten(
-                {
-                    "teacher": teacher_hidden_states
-                    if self.loss.needs_teacher
-                    else None,
-                    "token_ids": targets["token_ids"],
-                    "sources": targets["sources"],
-                    "weights": self.loss.position_weights(mask),
-                }
+            states, constants, positions = self._flatten(
+                student_hidden_states,
+                teacher_hidden_states if self.loss.needs_teacher else None,
+                rollout,
+                training_step,
             )
-            log_probs = {}
-            if self.loss.needs_token_log_probs:
-                log_probs = self._token_log_probs(states, constants, positions)
-            context = self.loss.prepare(
-                mask, targets["sources"], training_step, **log_probs
-            )
-            constants["context"] = positions.flatten(context)
-            constants = tree.map_structure(_stop_gradient, constants)
             if not training:
                 return self._sum(states, constants, positions)
             weights = [v.value for v in self._weights]
             function = self._differentiable_sum(constants, positions)
             return function(states, *weights)
+
+    def measure(
+        self,
+        student_hidden_states,
+        teacher_hidden_states,
+        rollout,
+        training_step=0,
+        with_parts=False,
+        with_kl=False,
+    ):
+        """Takes the loss apart. No gradient flows through it.
+
+        Both models are projected to the vocabulary once more.
+
+        Args:
+            student_hidden_states, teacher_hidden_states, rollout,
+                training_step: as in the call.
+            with_parts: bool. Whether to measure the parts of the loss.
+            with_kl: bool. Whether to measure the forward KL divergence by
+                author; it needs the teacher's hidden states.
+
+        Returns:
+            dict of float32 tensors: `"parts"`, the sum of each part; `"kl"`,
+            the sum of the divergence at the tokens of each of `AUTHORS`, and
+            `"kl_tokens"`, their number. What is not measured is empty.
+        """
+        names = self.loss.part_names if with_parts else []
+        size = len(names), len(AUTHORS) * with_kl, len(AUTHORS) * with_kl
+        with self._head_scope(detach=True):
+            states, constants, positions = self._flatten(
+                student_hidden_states,
+                teacher_hidden_states,
+                rollout,
+                training_step,
+            )
+            states = ops.stop_gradient(states)
+
+            def body(start, total):
+                chunk, part = positions.chunk((states, constants), start)
+                teacher = part["teacher"]
+                logits = (
+                    None if teacher is None else self.teacher.logits(teacher),
+                    self.student.logits(chunk),
+                )
+                values = self._parts_of(logits, part) if with_parts else []
+                if with_kl:
+                    values = values + _kl_by_author(*logits, part["sources"])
+                return start + positions.chunk_size, total + ops.stack(values)
+
+            zeros = ops.zeros((sum(size),), "float32")
+            total = ops.stop_gradient(self._loop(positions, body, zeros)[0])
+        first, second = size[0], size[0] + size[1]
+        return {
+            "parts": total[:first],
+            "kl": total[first:second],
+            "kl_tokens": total[second:],
+        }
+
+    def _parts_of(self, logits, constants):
+        """The sum of each part of the loss in a chunk."""
+        parts = self.loss.part_values(
+            logits[0] if self.loss.needs_teacher else None,
+            logits[1],
+            token_ids=constants["token_ids"],
+            sources=constants["sources"],
+            context=constants["context"],
+        )
+        return [
+            _weighted_sum(values, constants["weights"])
+            for values in parts.values()
+        ]
+
+    def _flatten(self, student, teacher, rollout, training_step):
+        """The states of the student in one row, and what belongs to them.
+
+        Returns:
+            `(states, constants, positions)`.
+        """
+        targets = next_tokens(rollout)
+        mask = targets["response_mask"]
+        positions = FlatPositions(mask, self._chunk_size(mask))
+        states = positions.flatten(student)
+        constants = positions.flatten(
+            {
+                "teacher": teacher,
+                "token_ids": targets["token_ids"],
+                "sources": targets["sources"],
+                "weights": self.loss.position_weights(mask),
+            }
+        )
+        log_probs = {}
+        if self.loss.needs_token_log_probs:
+            log_probs = self._token_log_probs(states, constants, positions)
+        context = self.loss.prepare(
+            mask, targets["sources"], training_step, **log_probs
+        )
+        constants["context"] = positions.flatten(context)
+        return states, tree.map_structure(_stop_gradient, constants), positions
 
     def _chunk_size(self, mask):
         size = self.chunk_size
@@ -121,8 +205,7 @@ class ChunkedLoss:
             sources=constants["sources"],
             context=constants["context"],
         )
-        value = ops.sum(weighted(values, constants["weights"]))
-        return ops.cast(value, "float32")
+        return _weighted_sum(values, constants["weights"])
 
     def _sum(self, states, constants, positions):
         def body(start, total):
@@ -216,15 +299,20 @@ class ChunkedLoss:
         )
         return value, states, [t + g for t, g in zip(totals, gradients)]
 
-    def _head_scope(self, weights=()):
+    def _head_scope(self, weights=(), detach=False):
         """Makes the heads read tensors in place of variables.
 
         TensorFlow must be told of every variable that is read under a custom
         gradient. `[...]` reads a variable as a tensor.
         """
+
+        def value(variable):
+            value = variable[...]
+            return ops.stop_gradient(value) if detach else value
+
         return keras.StatelessScope(
             [
-                *((v, v[...]) for v in self._variables),
+                *((v, value(v)) for v in self._variables),
                 *zip(self._weights, weights),
             ]
         )
@@ -281,6 +369,25 @@ def _float16_factor(gradient, states):
     rows = ops.max(ops.sum(gradient, axis=1))
     columns = ops.max(ops.sum(gradient, axis=0)) * ops.maximum(states, 1.0)
     return 2.0**11 / ops.maximum(ops.maximum(rows, columns), 1e-30)
+
+
+def _weighted_sum(values, weights):
+    return ops.cast(ops.sum(weighted(values, weights)), "float32")
+
+
+def _kl_by_author(teacher_logits, student_logits, sources):
+    """Sums of the divergence at each author's tokens, then their numbers."""
+    divergence = kl_divergence(
+        *(
+            ops.log_softmax(ops.cast(logits, "float32"))
+            for logits in (teacher_logits, student_logits)
+        )
+    )
+    masks = [ops.equal(sources, source) for source in AUTHORS.values()]
+    return [
+        *(ops.sum(ops.where(mask, divergence, 0.0)) for mask in masks),
+        *(ops.sum(ops.cast(mask, "float32")) for mask in masks),
+    ]
 
 
 def _stop_gradient(x):

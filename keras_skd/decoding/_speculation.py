@@ -10,10 +10,14 @@ from typing import NamedTuple
 from keras import KerasTensor
 from keras import ops
 
+from keras_skd._log_space import rank_of
 from keras_skd._source import Source
 from keras_skd.decoding._control_flow import switch
 from keras_skd.decoding._control_flow import while_loop
 from keras_skd.decoding._prompts import columns
+from keras_skd.decoding._records import DRAFT_POSITIONS
+from keras_skd.decoding._records import REJECTED_RANKS
+from keras_skd.decoding._records import wanted_records
 from keras_skd.decoding._sequences import Sequences
 from keras_skd.decoding._sequences import is_stop
 from keras_skd.decoding._sequences import up_to_first
@@ -35,6 +39,8 @@ class State(NamedTuple):
         acceptance_rate: float scalar, the estimate of `DraftLength`.
         num_tested: int32 tensor of shape `(batch,)`, drafts tested so far.
         num_teacher_calls: int32 tensor of shape `(batch,)`.
+        records: dict of int32 tensors of shape `(batch, sequence_length)`, the
+            `wanted_records()` so far.
     """
 
     sequences: Sequences
@@ -44,6 +50,7 @@ class State(NamedTuple):
     acceptance_rate: KerasTensor
     num_tested: KerasTensor
     num_teacher_calls: KerasTensor
+    records: dict
 
 
 class Drafts(NamedTuple):
@@ -88,12 +95,15 @@ class Verdict(NamedTuple):
         num_tested: int32. The number of accepted and rejected drafts.
         replaces: bool. Whether the teacher writes a token after the accepted.
         replacement: int32. The teacher's token.
+        rejected_rank: int32. The teacher's rank of the draft that it replaces,
+            or 0; `None` if nobody asks for it.
     """
 
     num_accepted: KerasTensor
     num_tested: KerasTensor
     replaces: KerasTensor
     replacement: KerasTensor
+    rejected_rank: KerasTensor | None = None
 
 
 def accept(tested, accepted, stops):
@@ -151,6 +161,7 @@ class SpeculativeDecoder:
         self.prompts = prompts
         self.stop_token_ids = stop_token_ids
         self.bonus = int(bonus)
+        self.records = wanted_records()
         # The widths of the teacher's window, each of which is compiled.
         widths = [n + self.bonus for n in draft_length.choices]
         self.widths = sorted({min(n, prompts.sequence_length) for n in widths})
@@ -209,6 +220,9 @@ class SpeculativeDecoder:
             acceptance_rate=self.draft_length.init(),
             num_tested=ops.zeros_like(prompts.lengths),
             num_teacher_calls=ops.zeros_like(prompts.lengths),
+            records={
+                name: ops.zeros_like(prompts.token_ids) for name in self.records
+            },
         )
 
     def round(self, state: State) -> State:
@@ -344,6 +358,12 @@ class SpeculativeDecoder:
             ],
             ops.take_along_axis(is_draft, first, axis=1)[:, 0],
         )
+        rank = None
+        if REJECTED_RANKS in self.records:
+            rank = rank_of(
+                ops.take_along_axis(reading.logits, first[..., None], axis=1),
+                ops.take_along_axis(drafted, first, axis=1),
+            )[:, 0]
         active = ops.cast(~sequences.finished, "int32")
         num_accepted = ops.sum(ops.cast(accepted, "int32"), axis=1)
         num_rejected = ops.sum(ops.cast(rejected & is_draft, "int32"), axis=1)
@@ -352,6 +372,7 @@ class SpeculativeDecoder:
             num_tested=active * (num_accepted + num_rejected),
             replaces=ops.any(rejected, axis=1),
             replacement=replacement,
+            rejected_rank=rank,
         )
 
     def commit(
@@ -384,7 +405,28 @@ class SpeculativeDecoder:
             num_tested=state.num_tested + verdict.num_tested,
             num_teacher_calls=state.num_teacher_calls
             + ops.cast(active, "int32"),
+            records=self._record(state, sequences, verdict),
         )
+
+    def _record(self, state, sequences, verdict):
+        """The records, with those of the tokens that a round has added."""
+        if not state.records:
+            return state.records
+        column = columns(sequences.token_ids)
+        position = column - state.sequences.ends[:, None] + 1
+        is_new = (position >= 1) & (column < sequences.ends[:, None])
+        records = dict(state.records)
+        if DRAFT_POSITIONS in records:
+            records[DRAFT_POSITIONS] = ops.where(
+                is_new, position, records[DRAFT_POSITIONS]
+            )
+        if REJECTED_RANKS in records:
+            # The last of the tokens is in the place of the rejected draft.
+            is_new = is_new & (position == verdict.num_accepted[:, None] + 1)
+            records[REJECTED_RANKS] = ops.where(
+                is_new, verdict.rejected_rank[:, None], records[REJECTED_RANKS]
+            )
+        return records
 
     def _at(self, token_ids, positions):
         positions = ops.clip(positions, 0, self.prompts.sequence_length - 1)

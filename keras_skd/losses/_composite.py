@@ -29,6 +29,37 @@ class _Composite(DistillationLoss):
             lambda loss: loss.prepare(*args, **kwargs), self.losses
         )
 
+    def _parts(
+        self, teacher_logits, student_logits, token_ids, sources, context
+    ) -> list:
+        """Returns the terms of the sum, in the order of `part_names`."""
+        raise NotImplementedError
+
+    def compute_values(
+        self, teacher_logits, student_logits, token_ids, sources, context
+    ):
+        return sum(
+            self._parts(
+                teacher_logits, student_logits, token_ids, sources, context
+            )
+        )
+
+    def part_values(
+        self,
+        teacher_logits,
+        student_logits,
+        token_ids=None,
+        sources=None,
+        context=None,
+    ):
+        parts = self._parts(
+            teacher_logits, student_logits, token_ids, sources, context
+        )
+        return {
+            name: self._weigh_sources(part, sources)
+            for name, part in zip(self.part_names, parts, strict=True)
+        }
+
 
 @registry.register("weighted_sum")
 class WeightedSum(_Composite):
@@ -96,7 +127,16 @@ class WeightedSum(_Composite):
             for i, weight in enumerate(weights)
         ]
 
-    def compute_values(
+    @property
+    def part_names(self) -> list[str]:
+        names = [loss.name for loss in self.losses]
+        counts = [names[:i].count(name) for i, name in enumerate(names)]
+        return [
+            f"{name}_{count + 1}" if count else name
+            for name, count in zip(names, counts)
+        ]
+
+    def _parts(
         self, teacher_logits, student_logits, token_ids, sources, context
     ):
         contexts = context or [None] * len(self.losses)
@@ -106,10 +146,10 @@ class WeightedSum(_Composite):
             )
             for loss, part in zip(self.losses, contexts, strict=True)
         ]
-        return sum(
+        return [
             weight * ops.cast(part, self.dtype)
             for weight, part in zip(self.weights, parts)
-        )
+        ]
 
     def get_config(self) -> dict:
         return {
@@ -208,7 +248,11 @@ class BySource(_Composite):
             author: loss for author, loss in losses.items() if loss is not None
         }
 
-    def compute_values(
+    @property
+    def part_names(self) -> list[str]:
+        return list(self.losses)
+
+    def _parts(
         self, teacher_logits, student_logits, token_ids, sources, context
     ):
         if sources is None:
@@ -218,9 +262,8 @@ class BySource(_Composite):
                 "Received: sources=None"
             )
         context = context or {}
-        values = ops.zeros_like(sources, dtype=self.dtype)
-        for author, loss in self.losses.items():
-            values = ops.where(
+        return [
+            ops.where(
                 ops.equal(sources, AUTHORS[author]),
                 loss.position_values(
                     teacher_logits,
@@ -229,9 +272,10 @@ class BySource(_Composite):
                     sources,
                     context.get(author),
                 ),
-                values,
+                ops.zeros_like(sources, dtype=self.dtype),
             )
-        return values
+            for author, loss in self.losses.items()
+        ]
 
     def get_config(self) -> dict:
         config = super().get_config()

@@ -206,6 +206,36 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         values = self.compute_values(
             teacher_logits, student_logits, token_ids, sources, context
         )
+        return self._weigh_sources(values, sources)
+
+    def part_values(
+        self,
+        teacher_logits: Tensor | None,
+        student_logits: Tensor,
+        token_ids: Tensor | None = None,
+        sources: Tensor | None = None,
+        context: dict | None = None,
+    ) -> dict:
+        """Returns the parts that the loss at each position is the sum of.
+
+        The arguments are those of `position_values()`.
+
+        Returns:
+            dict from the names of the parts to tensors `(...)`: of most
+            losses, the loss itself by its name.
+        """
+        return {
+            self.name: self.position_values(
+                teacher_logits, student_logits, token_ids, sources, context
+            )
+        }
+
+    @property
+    def part_names(self) -> list[str]:
+        """The keys of `part_values()`."""
+        return [self.name]
+
+    def _weigh_sources(self, values, sources):
         values = ops.cast(values, self.dtype)
         if self.source_weights is None:
             return values

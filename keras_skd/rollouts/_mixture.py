@@ -7,6 +7,8 @@ from keras_skd._checks import check_integer
 from keras_skd._log_space import safe_log
 from keras_skd._seeding import derive_seed
 from keras_skd._seeding import reseed
+from keras_skd.decoding._records import DRAFT_POSITIONS
+from keras_skd.decoding._records import REJECTED_RANKS
 from keras_skd.rollouts._rollout import _ROLLOUTS
 from keras_skd.rollouts._rollout import ROLLOUT_KEYS
 from keras_skd.rollouts._rollout import Rollout
@@ -15,6 +17,10 @@ from keras_skd.rollouts._rollout import serialize
 from keras_skd.schedules._values import check_value
 from keras_skd.schedules._values import serialize_value
 from keras_skd.schedules._values import value_at
+
+_KEYS = (*ROLLOUT_KEYS, DRAFT_POSITIONS, REJECTED_RANKS)
+# Of shape `(batch,)`.
+_ROW_KEYS = ("num_teacher_calls",)
 
 
 class _Choice(Rollout):
@@ -34,6 +40,10 @@ class _Choice(Rollout):
     @property
     def is_speculative(self):
         return any(rollout.is_speculative for rollout in self._rollouts)
+
+    @property
+    def _longest_draft(self):
+        return max(rollout._longest_draft for rollout in self._rollouts)
 
     @property
     def variables(self) -> list:
@@ -66,10 +76,11 @@ class _Choice(Rollout):
                 part.setdefault("draft_mask", ops.zeros_like(chosen))
             # Other outputs, such as the teacher's hidden states, exist only
             # for some of the rows, and are dropped.
-            for key in ROLLOUT_KEYS:
+            for key in (*_KEYS, *_ROW_KEYS):
                 if key in part:
                     rest = written.get(key, ops.zeros_like(part[key]))
-                    written[key] = ops.where(chosen, part[key], rest)
+                    rows = chosen[:, 0] if key in _ROW_KEYS else chosen
+                    written[key] = ops.where(rows, part[key], rest)
         return written
 
 

@@ -36,6 +36,10 @@ class Rollout(Configurable):
     needs_teacher = True
     is_speculative = False
 
+    # The number of tokens in a draft, at most; 0 if nothing is drafted by
+    # tokens.
+    _longest_draft = 0
+
     def call(
         self,
         batch: dict,

@@ -117,6 +117,10 @@ class Speculative(_TwoSamplers):
         self._draft_length = DraftLength(choices)
 
     @property
+    def _longest_draft(self):
+        return max(self._draft_length.choices)
+
+    @property
     def variables(self) -> list:
         return [
             *super().variables,
@@ -138,10 +142,18 @@ class Speculative(_TwoSamplers):
         )
         if self._in_lockstep(student, teacher):
             _check_same_prompts(batch, "Lock-step decoding")
-            sequences = _lockstep.speculate(
+            sequences, records = _lockstep.speculate(
                 student, teacher, verifier, prompts, stop_token_ids
             )
-            return self._speculative(sequences.to_rollout())
+            rollout = sequences.to_rollout()
+            return {
+                **self._speculative(rollout),
+                **records,
+                # The teacher reads each token as it comes.
+                "num_teacher_calls": ops.sum(
+                    ops.cast(rollout["response_mask"], "int32"), axis=1
+                ),
+            }
         state = SpeculativeDecoder(
             student,
             teacher,
@@ -156,6 +168,7 @@ class Speculative(_TwoSamplers):
             "teacher_hidden_states": state.teacher_hidden_states,
             "num_tested": state.num_tested,
             "num_teacher_calls": state.num_teacher_calls,
+            **state.records,
         }
 
     def _in_lockstep(self, student, teacher):

@@ -16,10 +16,12 @@ from tests.support.causal_lms import causal_lm
 PACKAGES = (
     keras_skd,
     keras_skd.acceptance,
+    keras_skd.callbacks,
     keras_skd.decoding,
     keras_skd.losses,
     keras_skd.rollouts,
     keras_skd.schedules,
+    keras_skd.visualization,
 )
 _BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -60,7 +60,7 @@ class _Whole(Objective):
             targets["token_ids"],
             targets["sources"],
         )
-        return self.loss.reduce(values, targets["response_mask"]), None
+        return self.loss.reduce(values, targets["response_mask"]), {}
 
 
 def _gradients(objective, student, scales):

@@ -117,11 +117,11 @@ def test_kl_is_the_same_measure_for_every_loss(models, loss):
     kl = (np.exp(p) * (p - q)).sum(-1)[:, :-1]
     mask = ops.convert_to_numpy(rollout["response_mask"])[:, 1:]
     expected = np.mean((kl * mask).sum(1) / mask.sum(1))
-    _, value = objective(outputs, rollout, training=False)
+    _, measured = objective(outputs, rollout, training=False)
     assert expected > 1e-3
-    assert float(value) == pytest.approx(expected, rel=1e-4)
-    _, value = objective(outputs, rollout, training=True)
-    assert value is None
+    assert float(measured["mean_kl"]) == pytest.approx(expected, rel=1e-4)
+    _, measured = objective(outputs, rollout, training=True)
+    assert not measured
 
 
 def test_without_a_teacher(models):
@@ -129,8 +129,8 @@ def test_without_a_teacher(models):
     rollout = _rollout()
     objective = Objective(None, None, None, student)
     outputs = _read(objective, rollout)
-    loss, kl = objective(outputs, rollout, training=False)
-    assert kl is None
+    loss, measured = objective(outputs, rollout, training=False)
+    assert not measured
     with_one = Objective("cross_entropy", None, teacher, student)
     assert float(loss) == pytest.approx(_loss(with_one, outputs, rollout))
 

@@ -1,0 +1,6 @@
+"""What can be seen and kept while `Distiller.fit` runs."""
+
+from keras_skd.callbacks._generation_metrics import GenerationMetrics
+from keras_skd.callbacks._json_lines import JSONLinesLogger
+from keras_skd.callbacks._rollout_logger import RolloutLogger
+from keras_skd.callbacks._save_best_student import SaveBestStudent

@@ -1,0 +1,110 @@
+import json
+import math
+import os
+
+import keras
+
+from keras_skd._checks import check_integer
+from keras_skd.callbacks._checks import check_distiller
+
+
+class JSONLinesLogger(keras.callbacks.Callback):
+    """Writes what `fit` reports to a file, a line of JSON for each epoch.
+
+    Each line is an object with `"epoch"` (counted from 0, as Keras does),
+    `"step"` (batches trained on so far) and the logs of the epoch. What
+    callbacks after this one add to the logs is not in it: place it last. Lines
+    are strict JSON, in which a value that is no finite number is `null`; each
+    is on the disk when the next epoch begins. A file that exists is continued,
+    after a resumed training for one; the rest of a line that a killed process
+    left is removed.
+
+    Args:
+        path: str or path, the file.
+        every_n_batches: int. Also write a line after so many batches, with
+            `"batch"` (in the epoch, from 0) and the logs so far. Defaults to
+            `None`, epochs alone.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if `every_n_batches` is below 1.
+
+    Example:
+
+    ```python
+    distiller.fit(
+        {"prompts": prompts},
+        callbacks=[keras_skd.callbacks.JSONLinesLogger("log.jsonl")],
+    )
+    with open("log.jsonl") as file:
+        print(file.read())
+    ```
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, every_n_batches: int | None = None
+    ):
+        super().__init__()
+        self.path = os.fspath(path)
+        if every_n_batches is not None:
+            check_integer("every_n_batches", every_n_batches, minimum=1)
+        self.every_n_batches = every_n_batches
+        self._file = None
+        self._epoch = None
+        self._batches = 0
+
+    def on_train_begin(self, logs=None):
+        self._distiller = check_distiller(self, self.model)
+        self._file = open_lines(self.path)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._batches += 1
+        every = self.every_n_batches
+        if every is not None and self._batches % every == 0:
+            self._write({"batch": batch}, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._write({}, logs)
+
+    def on_train_end(self, logs=None):
+        self._file.close()
+
+    def _write(self, more, logs):
+        self._distiller.sync_state()
+        step = int(self._distiller.training_step)
+        write_line(
+            self._file,
+            {"epoch": self._epoch, **more, "step": step, **(logs or {})},
+        )
+
+
+def open_lines(path: str):
+    """Opens a file of lines to append to, without the rest of a broken one."""
+    folder = os.path.dirname(path)
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    file = open(path, "a+b")  # noqa: SIM115 - it stays open.
+    file.seek(0)
+    content = file.read()
+    file.truncate(content.rfind(b"\n") + 1)
+    return file
+
+
+def write_line(file, values: dict):
+    """Writes a line of strict JSON, which is whole or not there."""
+    values = {name: _json_value(value) for name, value in values.items()}
+    line = json.dumps(values, allow_nan=False, ensure_ascii=False)
+    file.write(line.encode("utf-8", "replace") + b"\n")
+    file.flush()
+
+
+def _json_value(value):
+    if isinstance(value, (list, tuple)):
+        return [_json_value(v) for v in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    value = float(value)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,167 @@
+import os
+import shutil
+
+import keras
+
+from keras_skd._checks import check_number
+from keras_skd.callbacks._checks import check_choice
+from keras_skd.callbacks._checks import check_distiller
+
+# Endings of names, which tell what is better.
+_SMALLER = (
+    "loss",
+    "kl",
+    "perplexity",
+    "edit_distance",
+    "teacher_token_fraction",
+)
+_LARGER = (
+    "accuracy",
+    "acceptance_rate",
+    "bleu",
+    "exact_match",
+    "f1_score",
+    "precision",
+    "recall",
+    "tokens_per_teacher_pass",
+)
+# What KerasHub writes with each preset.
+_PRESET = "config.json"
+
+
+class SaveBestStudent(keras.callbacks.Callback):
+    """Keeps the best student so far, as a KerasHub preset.
+
+    After each epoch in which the monitored value is better than before, the
+    student is saved with `save_to_preset`, to be loaded with
+    `keras_hub.models.CausalLM.from_preset(path)`. It is written beside the
+    preset that is there, which it then replaces: what a process leaves that is
+    killed while it saves is the preset of before, whole.
+
+    A callback that adds the monitored value, such as
+    `keras_skd.callbacks.GenerationMetrics`, has to come before this one.
+
+    Args:
+        path: str or path, the folder of the preset. One that exists must be a
+            preset, or empty.
+        monitor: str. The name of a value of the logs. Defaults to
+            `"val_loss"`.
+        mode: `"min"`, `"max"` or `"auto"`, what is better. `"auto"` knows it
+            of losses, distances, acceptance rates and scores by their names.
+            Defaults to `"auto"`.
+        baseline: float. The value that has to be beaten at first, such as the
+            best of a training that is resumed. Defaults to `None`, any.
+
+    Raises:
+        ValueError: if an argument is out of its range, `mode` cannot be told
+            from the name, or `path` is a folder of something else.
+
+    Example:
+
+    ```python
+    distiller.fit(
+        {"prompts": prompts},
+        validation_data={"prompts": prompts, "responses": responses},
+        epochs=2,
+        callbacks=[keras_skd.callbacks.SaveBestStudent("best_student")],
+    )
+    student = keras_hub.models.CausalLM.from_preset("best_student")
+    ```
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        monitor: str = "val_loss",
+        mode: str = "auto",
+        baseline: float | None = None,
+    ):
+        super().__init__()
+        self.path = os.path.abspath(os.fspath(path))
+        _check_is_preset(self.path)
+        self.monitor = monitor
+        check_choice("mode", mode, ("min", "max", "auto"))
+        self.mode = _mode_of(monitor) if mode == "auto" else mode
+        if baseline is not None:
+            check_number("baseline", baseline)
+        self.best = baseline
+
+    def on_train_begin(self, logs=None):
+        check_distiller(self, self.model)
+        recover(self.path)
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = logs or {}
+        if self.monitor not in logs:
+            raise ValueError(
+                f"`SaveBestStudent(monitor={self.monitor!r})` found no such "
+                f"value in the logs. Received: {sorted(logs)}. Pass "
+                "`validation_data` to `fit` for values that begin with "
+                "'val_', and place the callback that adds a value before "
+                "this one."
+            )
+        value = float(logs[self.monitor])
+        if self._is_better(value):
+            self.best = value
+            self.model.sync_state()
+            replace_folder(self.path, self.model.student.save_to_preset)
+
+    def _is_better(self, value):
+        if value != value:  # NaN.
+            return False
+        if self.best is None:
+            return True
+        return value < self.best if self.mode == "min" else value > self.best
+
+
+def _mode_of(monitor):
+    if monitor.endswith(_SMALLER):
+        return "min"
+    if monitor.endswith(_LARGER):
+        return "max"
+    raise ValueError(
+        "`mode='auto'` cannot tell from its name what is better. Pass "
+        f"`mode='min'` or `mode='max'`. Received: monitor={monitor!r}"
+    )
+
+
+def _check_is_preset(path):
+    recover(path)
+    is_other = os.path.exists(path) and not os.path.isdir(path)
+    if os.path.isdir(path):
+        names = os.listdir(path)
+        is_other = bool(names) and _PRESET not in names
+    if is_other:
+        raise ValueError(
+            "`path` must be a new folder, or that of a preset, which will be "
+            f"replaced. Received: {path!r}, which is something else"
+        )
+
+
+def replace_folder(path: str, write):
+    """Replaces a folder by what `write` writes to a new one.
+
+    Args:
+        path: str.
+        write: callable that is given the path of the new folder.
+    """
+    new, old = f"{path}.new", f"{path}.old"
+    shutil.rmtree(new, ignore_errors=True)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    write(new)
+    shutil.rmtree(old, ignore_errors=True)
+    if os.path.isdir(path):
+        os.rename(path, old)
+    os.rename(new, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(path: str):
+    """Undoes the half of `replace_folder` that a killed process has done.
+
+    It can stop between the two renames: the preset of before is then beside
+    its path.
+    """
+    old = f"{path}.old"
+    if os.path.isdir(old) and not os.path.exists(path):
+        os.rename(old, path)

@@ -1,0 +1,93 @@
+import keras
+
+from keras_skd.visualization._figures import COLORS
+from keras_skd.visualization._figures import by_run
+from keras_skd.visualization._figures import new_figure
+
+# What `Distiller.fit` reports.
+_METRICS = (
+    "loss",
+    "acceptance_rate",
+    "teacher_token_fraction",
+    "response_length",
+)
+
+
+def plot_history(history, metrics: list[str] | None = None):
+    """Draws what `fit` returns: a curve for each metric, epoch by epoch.
+
+    What was measured on validation data is drawn dashed beside what was
+    measured in training. Several runs share the axes.
+
+    Args:
+        history: the `keras.callbacks.History` that `Distiller.fit` returns, or
+            the dict in its `history`; or a dict from the names of runs to
+            these.
+        metrics: list of names, such as `["loss", "rouge_l_f1_score"]`, without
+            `"val_"`. Defaults to `None`: those of `"loss"`,
+            `"acceptance_rate"`, `"teacher_token_fraction"` and
+            `"response_length"` that the history has.
+
+    Returns:
+        A `matplotlib.figure.Figure`, which a notebook shows and `savefig`
+        saves.
+
+    Raises:
+        ImportError: without matplotlib (`pip install "keras-skd[plot]"`).
+        TypeError: if `history` is none of the above.
+        ValueError: if no history has a metric of these names.
+
+    Example:
+
+    ```python
+    short = distiller.fit({"prompts": prompts}, epochs=2)
+    figure = keras_skd.visualization.plot_history(short)
+    figure.savefig("history.png")
+    more = distiller.fit({"prompts": prompts}, epochs=3)
+    keras_skd.visualization.plot_history({"first": short, "second": more})
+    ```
+    """
+    runs = by_run(history, _is_history, "history")
+    runs = {name: getattr(run, "history", run) for name, run in runs.items()}
+    known = {key.removeprefix("val_") for run in runs.values() for key in run}
+    wanted = _METRICS if metrics is None else metrics
+    shown = [name for name in wanted if name in known]
+    if not shown or (metrics is not None and len(shown) < len(metrics)):
+        raise ValueError(
+            "`metrics` must be names of what the history has, without "
+            f"'val_'. Received: metrics={metrics}, and a history of "
+            f"{sorted(known)}"
+        )
+    figure, axes = new_figure(len(shown))
+    for ax, metric in zip(axes, shown):
+        for i, (name, run) in enumerate(runs.items()):
+            color = COLORS[i % len(COLORS)]
+            _draw(ax, run.get(metric, ()), name or "training", "-", color)
+            _draw(
+                ax,
+                run.get(f"val_{metric}", ()),
+                f"{name} validation".strip(),
+                "--",
+                color,
+            )
+        ax.set_title(metric)
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if ax.lines:
+            ax.legend(frameon=False)
+    return figure
+
+
+def _draw(ax, values, label, style, color):
+    if len(values):
+        epochs = range(1, len(values) + 1)
+        marker = "o" if len(values) == 1 else None
+        ax.plot(epochs, values, style, label=label, color=color, marker=marker)
+
+
+def _is_history(value):
+    if isinstance(value, keras.callbacks.History):
+        return True
+    return isinstance(value, dict) and any(
+        isinstance(values, (list, tuple)) for values in value.values()
+    )
