@@ -50,7 +50,7 @@ class Preview:
             key: np.concatenate([ops.convert_to_numpy(p[key]) for p in parts])[
                 :num_rows
             ]
-            for key in ROLLOUT_KEYS
+            for key in _KEYS
             if key in parts[0]
         }
 

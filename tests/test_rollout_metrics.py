@@ -188,6 +188,7 @@ def test_given_responses_have_no_rollout(distiller):
         HELD_OUT, batch_size=4, return_dict=True, verbose=0
     )
     assert {*logs} == {
+        "kl",
         "loss",
         "kl_student",
         "kl_teacher",
