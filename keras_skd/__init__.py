@@ -1,6 +1,7 @@
 """Speculative knowledge distillation of language models, in Keras 3."""
 
 from keras_skd import acceptance
+from keras_skd import chat
 from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd import schedules
