@@ -22,7 +22,7 @@ def to_array(key, value):
         raise TypeError(
             f'"{key}" must be a list or an array with one value per row. '
             f"Received: {value!r:.60} of type {type(value).__name__}. Put a "
-            "single value in a list."
+            "single value in a list, and single rows in batches."
         )
     if tf is not None and isinstance(value, tf.Tensor):
         return value.numpy()

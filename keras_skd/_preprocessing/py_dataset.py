@@ -42,8 +42,8 @@ class PackedPyDataset(keras.utils.PyDataset):
             if len(packed["token_ids"]):
                 return packed
         raise ValueError(
-            "Every row of the dataset was skipped: its prompt leaves no room "
-            f"for a response, or it is empty. Received: {count} batches."
+            "Every prompt of the dataset leaves no room for a response, or is "
+            f"empty, and was skipped. Received: {count} batches."
         )
 
     def on_epoch_begin(self):

@@ -92,9 +92,10 @@ def test_one_start_token(family):
     tokenizer = family[1].preprocessor.tokenizer
     start = tokenizer.start_token_id
     expected = 0 if start is None else 1
-    for row in packed["token_ids"].tolist():
-        assert row.count(start) == expected
-        assert (row[0] == start) == bool(expected)
+    for i in range(len(CHATS)):
+        ids, _ = _rows(packed, i)
+        assert ids.count(start) == expected
+        assert (ids[0] == start) == bool(expected)
 
 
 def test_questions_alone(family):
@@ -289,9 +290,7 @@ THINKS = (
             ["`assistant_turns`", "'first'", "'all'"],
         ),
         (
-            lambda: _bad(
-                assistant_turns="all", teacher_chat_template="gemma"
-            ),
+            lambda: _bad(assistant_turns="all", teacher_chat_template="gemma"),
             ValueError,
             ['`assistant_turns="all"`', "teacher_chat_template"],
         ),
