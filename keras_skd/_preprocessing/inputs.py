@@ -53,20 +53,25 @@ def gather(data, pack, argument="x"):
     packed = _pack_any(data, pack, argument)
     if isinstance(packed, dict):
         return packed
-    endless, batches = False, packed
+    endless = False
     if isinstance(packed, PackedPyDataset):
         endless = packed.num_batches is None
-        batches = (packed[i] for i in range(packed.num_batches or 0))
     elif not isinstance(packed, Stream):
         endless = packed.cardinality() == tf.data.INFINITE_CARDINALITY
-        batches = packed.as_numpy_iterator()
     if endless:
         raise ValueError(
             f"`{argument}` must come to an end, since all of its rows are "
             "returned. Received: data without end. Pass a part of them, such "
             "as `dataset.take(1)`."
         )
-    batches = list(batches)
+    if isinstance(packed, PackedPyDataset):
+        # Which would give another batch in place of one without rows.
+        dataset = packed.dataset
+        batches = [dataset[i] for i in range(dataset.num_batches)]
+        packed = Stream(batches, pack, argument)
+    elif not isinstance(packed, Stream):
+        packed = packed.as_numpy_iterator()
+    batches = list(packed)
     if not batches:
         raise no_batch(argument, data)
     return _concatenate(batches)

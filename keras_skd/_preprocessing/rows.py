@@ -25,7 +25,10 @@ def columns_of_hf_dataset(dataset, column_names):
 
     The others, which may be images, stay on the disk.
     """
-    # As plain lists, whatever the format that was set.
+    if dataset.format["type"] == "custom":
+        # What its transform makes may have other columns.
+        return dataset[:]
+    # As plain lists, whatever else the format is.
     dataset = dataset.with_format(None)
     found = column_names.find(dataset.column_names)
     return {name: list(dataset[name]) for name in found.values()}
