@@ -2,6 +2,7 @@
 
 from keras_skd import acceptance
 from keras_skd import callbacks
+from keras_skd import chat
 from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd import schedules

@@ -19,11 +19,13 @@ from keras_skd._metrics import update_rollout_metrics
 from keras_skd._objective import Objective
 from keras_skd._objective import next_tokens
 from keras_skd._preprocessing import Packer
+from keras_skd._preprocessing import gather
 from keras_skd._preprocessing import pack_batch
 from keras_skd._preprocessing import pack_generate_inputs
 from keras_skd._preprocessing import prepare
 from keras_skd._preview import Preview
 from keras_skd._stop_tokens import resolve_stop_token_ids
+from keras_skd.chat import ChatTemplate
 from keras_skd.decoding import CachedCausalLM
 from keras_skd.decoding._records import recording
 
@@ -80,6 +82,25 @@ class Distiller(RolloutTrainer, keras.Model):
             `"truncate_right"`, which drop tokens from that side (but not the
             start token) until one more fits. The same for
             `"teacher_prompts"`.
+        empty_rows: what happens to rows with an empty response, or with no
+            token to continue from: `"error"` (the default); `"skip"`, as with
+            `long_prompts`; `"keep"`, which trains on the end token alone.
+        columns: dict from the names `"prompts"`, `"responses"`, ... to those of
+            the data, such as `{"prompts": "question"}`, where they differ.
+            Columns that are not read are ignored, with a warning that names
+            them.
+        chat_template: a `keras_skd.chat.ChatTemplate`, its name (`"chatml"`,
+            `"gemma"`, `"llama3"`, `"phi"`, `"qwen"`) or a template in Jinja,
+            which renders `"messages"`. KerasHub keeps none:
+            `keras_skd.chat.ChatTemplate.from_preset` reads the model's own.
+            Needs `jinja2`.
+        teacher_chat_template: the same for a teacher with a different one: its
+            prompts are made of the same messages. Defaults to `None`,
+            `chat_template`.
+        assistant_turns: `"last"` or `"all"`, the turns of the assistant that
+            are trained, each up to and including the token that ends it. All
+            of them need `rollout="supervised"`, since other rollouts write the
+            last. Defaults to `"last"`.
         seed: int. Seeds every sampler that has no seed of its own: the same
             seed gives the same tokens. Defaults to `None`.
         **kwargs: passed to `keras.Model`, such as `name`.
@@ -130,6 +151,11 @@ class Distiller(RolloutTrainer, keras.Model):
         stop_token_ids: str | tuple[int, ...] | None = "auto",
         vocabulary_size: int | None = None,
         long_prompts: str = "error",
+        empty_rows: str = "error",
+        columns: dict[str, str] | None = None,
+        chat_template: str | ChatTemplate | None = None,
+        teacher_chat_template: str | ChatTemplate | None = None,
+        assistant_turns: str = "last",
         seed: int | None = None,
         **kwargs,
     ):
@@ -150,6 +176,11 @@ class Distiller(RolloutTrainer, keras.Model):
             {"teacher": teacher or student, "student": student},
             self.vocabulary_size,
             long_prompts,
+            empty_rows,
+            columns,
+            chat_template,
+            teacher_chat_template,
+            assistant_turns,
         )
         self.teacher = teacher
         self.student = student
@@ -162,6 +193,7 @@ class Distiller(RolloutTrainer, keras.Model):
         self.sequence_length = self._pack.sequence_length
         self.stop_token_ids = self._resolve_stop_token_ids(stop_token_ids)
         self.rollout = _get_rollout(rollout, teacher)
+        _check_turns(assistant_turns, self.rollout)
         self._seed = seed
         if seed is not None:
             self.rollout.set_seed(seed)
@@ -424,12 +456,18 @@ class Distiller(RolloutTrainer, keras.Model):
         """Trains the student.
 
         Args:
-            x: the prompts, and the responses where the rollout needs them:
-                dict of `"prompts"` and `"responses"` (lists or arrays of
-                strings), `tf.data.Dataset` or `keras.utils.PyDataset` of
-                batches of such dicts. `"teacher_prompts"` are what the teacher
-                reads in place of the prompts: with a document, a hint or the
-                answer in it. Without a preprocessor, `"token_ids"`,
+            x: the prompts, and the responses where the rollout needs them.
+                Either whole columns: a dict of `"prompts"` and `"responses"`
+                (lists or arrays of strings), a list of dicts with one row
+                each, or a `datasets.Dataset`. Or batches, dicts of columns: a
+                `tf.data.Dataset`, a `keras.utils.PyDataset`, a
+                `torch.utils.data.DataLoader`, or a generator or another
+                iterable; one without an end needs `steps_per_epoch`.
+                `"teacher_prompts"` are what the teacher reads in place of the
+                prompts: with a document, a hint or the answer in it.
+                `"messages"`, lists of dicts of `"role"` and `"content"`, are
+                chats, and take the place of prompts and responses (see
+                `chat_template`). Without a preprocessor, `"token_ids"`,
                 `"padding_mask"` and `"response_mask"`, of shape
                 `(batch, sequence_length)`, in place of the strings, and
                 `"teacher_token_ids"` and `"teacher_padding_mask"`.
@@ -583,14 +621,15 @@ class Distiller(RolloutTrainer, keras.Model):
         had looked.
 
         Args:
-            x: dict of data, as in `fit`.
+            x: data as in `fit`, which come to an end.
             batch_size: int. How many rows are written at once. Defaults to
                 `32`.
             return_teacher_scores: bool. Whether to add what the teacher thinks
                 of each token of the responses. Defaults to `False`.
 
         Returns:
-            dict of NumPy arrays of shape `(rows, sequence_length)`:
+            dict of NumPy arrays of shape `(rows, sequence_length)`, with the
+            rows of all batches:
             `"token_ids"` (int32), `"padding_mask"` (bool), `"response_mask"`
             (bool), `"sources"` (int32, the `keras_skd.Source` of each token)
             and, of a speculative rollout, `"draft_mask"` (bool): where a draft
@@ -608,7 +647,7 @@ class Distiller(RolloutTrainer, keras.Model):
         ```
         """
         check_integer("batch_size", batch_size, minimum=1)
-        x = pack_batch(x, self._pack)
+        x = gather(x, self._pack)
         self._check_responses(x)
         self.sync_state()
 
@@ -729,13 +768,17 @@ class Distiller(RolloutTrainer, keras.Model):
         )
 
     def _resolve_stop_token_ids(self, stop_token_ids):
-        return resolve_stop_token_ids(
+        ids = resolve_stop_token_ids(
             stop_token_ids,
             self.teacher,
             self.student,
             self.preprocessor,
             self.vocabulary_size,
         )
+        if isinstance(stop_token_ids, str):
+            # "auto". A turn ends where its template says so.
+            ids = dict.fromkeys([*ids, *self._pack.chats.end_of_turn_ids])
+        return tuple(ids)
 
     def _prepare(self, argument, x, y=None, **weights):
         _check_no_targets(y, **weights)
@@ -778,6 +821,17 @@ def _freeze_encoders(backbone):
         # Weight decay would change it all the same.
         if getattr(backbone, name, None) is not None:
             getattr(backbone, name).trainable = False
+
+
+def _check_turns(assistant_turns, rollout):
+    if assistant_turns == "all" and not isinstance(
+        rollout, rollouts.Supervised
+    ):
+        raise ValueError(
+            '`assistant_turns="all"` needs `rollout="supervised"`: other '
+            "rollouts write the last turn, after the earlier ones as they are. "
+            f"Received: rollout={rollout!r}"
+        )
 
 
 def _check_no_targets(y, **weights):

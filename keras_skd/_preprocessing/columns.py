@@ -3,49 +3,12 @@
 import keras
 import numpy as np
 
+from keras_skd._preprocessing.column_names import TOKEN_KEYS
+
 try:
     import tensorflow as tf
 except ImportError:
     tf = None
-
-STRING_KEYS = ("prompts", "responses", "teacher_prompts")
-TOKEN_KEYS = (
-    "token_ids",
-    "padding_mask",
-    "response_mask",
-    "teacher_token_ids",
-    "teacher_padding_mask",
-)
-
-
-def check_keys(batch, strings):
-    """Checks that a batch has the columns it needs, and no others.
-
-    Args:
-        batch: dict.
-        strings: bool. Whether it must hold strings rather than token ids.
-    """
-    kind, keys, other = "token ids", TOKEN_KEYS, STRING_KEYS
-    needed = TOKEN_KEYS[:2]
-    hint = (
-        " To pass strings, give the `Distiller` or its student a "
-        "`preprocessor`."
-    )
-    if strings:
-        kind, keys, other = "strings", STRING_KEYS, TOKEN_KEYS
-        needed = STRING_KEYS[:1]
-        hint = " To pass token ids, use models without a `preprocessor`."
-    missing = [key for key in needed if key not in batch]
-    unknown = [key for key in batch if key not in keys]
-    if missing or unknown:
-        problems = {"missing": missing, "unknown": unknown}
-        problems = [f"{v} is {k}" for k, v in problems.items() if v]
-        raise ValueError(
-            f"The data must be {kind}, a dict of {list(keys)} in which "
-            f"{list(needed)} are required: {' and '.join(problems)}. "
-            f"Received the keys: {sorted(batch, key=str)}."
-            + (hint if {*batch} & {*other} else "")
-        )
 
 
 def to_array(key, value):
@@ -59,14 +22,15 @@ def to_array(key, value):
         raise TypeError(
             f'"{key}" must be a list or an array with one value per row. '
             f"Received: {value!r:.60} of type {type(value).__name__}. Put a "
-            "single value in a list."
+            "single value in a list, and single rows in batches."
         )
     if tf is not None and isinstance(value, tf.Tensor):
         return value.numpy()
     if keras.ops.is_tensor(value):
         return keras.ops.convert_to_numpy(value)
-    if isinstance(value, np.ndarray):
-        return value
+    if hasattr(value, "__array__"):
+        # Also the tensors of a backend that is not Keras'.
+        return np.asarray(value)
     value = list(value)
     if any(isinstance(v, (str, bytes)) or v is None for v in value):
         return np.array(value, dtype=object)
@@ -89,7 +53,10 @@ def to_array(key, value):
 
 
 def to_strings(key, values):
-    """Converts one column of text, an array, to a list of `str`."""
+    """Converts one column of text, an array, to a list of `str`.
+
+    A missing response (`None`) is an empty one.
+    """
     if values.ndim != 1:
         raise ValueError(
             f'"{key}" must be one string per row, of shape (batch,). Received '
@@ -107,6 +74,8 @@ def to_strings(key, values):
                     f'"{key}" must be text in UTF-8. Received in row {i}: '
                     f"{value[:40]!r}"
                 ) from error
+        if value is None and key == "responses":
+            value = ""
         if not isinstance(value, str):
             raise TypeError(
                 f'"{key}" must be strings. Received in row {i}: {value!r} of '
@@ -114,3 +83,20 @@ def to_strings(key, values):
             )
         strings.append(value)
     return strings
+
+
+def to_chats(values):
+    """The column of chats, as a list with one list of messages per row."""
+    is_column = hasattr(values, "__iter__") and not isinstance(
+        values, (str, bytes, dict)
+    )
+    chats = list(values) if is_column else [values]
+    if not is_column or any(isinstance(chat, dict) for chat in chats):
+        raise TypeError(
+            '"messages" must have one list of messages per row: put the '
+            f"messages of a single chat in a list. Received: {values!r:.60} of "
+            f"type {type(values).__name__}"
+        )
+    if not chats:
+        raise ValueError('"messages" is empty. Received: no rows.')
+    return chats

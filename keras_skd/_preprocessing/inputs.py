@@ -1,22 +1,30 @@
 """Any input that `fit` or `generate` takes, as packed batches."""
 
-import contextlib
-import itertools
-
 import keras
 import numpy as np
 
-from keras_skd._preprocessing.columns import TOKEN_KEYS
 from keras_skd._preprocessing.columns import tf
-from keras_skd._preprocessing.long_prompts import SkippedPrompts
+from keras_skd._preprocessing.elements import naming
+from keras_skd._preprocessing.elements import no_batch
+from keras_skd._preprocessing.py_dataset import PackedPyDataset
+from keras_skd._preprocessing.rows import columns_of_hf_dataset
+from keras_skd._preprocessing.rows import columns_of_rows
+from keras_skd._preprocessing.rows import is_hf_dataset
+from keras_skd._preprocessing.rows import is_rows
+from keras_skd._preprocessing.skipped_rows import SkippedRows
+from keras_skd._preprocessing.stream import Stream
+from keras_skd._preprocessing.stream import is_stream
+from keras_skd._preprocessing.tf_data import pack_tf_data
 
 
 def prepare(data, pack, argument="x"):
     """Maps `pack` over any of the inputs that `fit` takes.
 
     Args:
-        data: dict of whole columns, `tf.data.Dataset` of batches, or
-            `keras.utils.PyDataset`.
+        data: whole columns, as a dict, a list of dicts (the rows) or a
+            `datasets.Dataset`; or batches, as a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, or an iterable such as a generator or a
+            `torch.utils.data.DataLoader`.
         pack: a `Packer`.
         argument: str. The argument that `data` came from, for the errors.
 
@@ -24,22 +32,100 @@ def prepare(data, pack, argument="x"):
         `(data, keys)`: data that Keras' own `fit` takes, and the keys of its
         batches.
     """
-    if isinstance(data, (tuple, list)) and len(data) == 1:
-        data = data[0]
-    if isinstance(data, dict):
-        packed = pack_batch(data, pack, argument)
-        return packed, tuple(packed)
-    with _naming(argument):
-        if tf is not None and isinstance(data, tf.data.Dataset):
-            return _prepare_tf_data(data, pack, argument)
-        if isinstance(data, keras.utils.PyDataset):
-            packed = _PackedPyDataset(data, pack, argument)
+    packed = _pack_any(data, pack, argument)
+    if isinstance(packed, Stream):
+        return packed.for_keras()
+    if isinstance(packed, PackedPyDataset):
+        with naming(argument):
             return packed, tuple(packed[0])
+    return packed, tuple(getattr(packed, "element_spec", packed))
+
+
+def gather(data, pack, argument="x"):
+    """Packs all rows of any of the inputs that `fit` takes.
+
+    Args:
+        data, pack, argument: as of `prepare`. The data must come to an end.
+
+    Returns:
+        dict of NumPy arrays with at least one row.
+    """
+    packed = _pack_any(data, pack, argument)
+    if isinstance(packed, dict):
+        return packed
+    endless = False
+    if isinstance(packed, PackedPyDataset):
+        endless = packed.num_batches is None
+    elif not isinstance(packed, Stream):
+        endless = packed.cardinality() == tf.data.INFINITE_CARDINALITY
+    if endless:
+        raise ValueError(
+            f"`{argument}` must come to an end, since all of its rows are "
+            "returned. Received: data without end. Pass a part of them, such "
+            "as `dataset.take(1)`."
+        )
+    if isinstance(packed, PackedPyDataset):
+        # Which would give another batch in place of one without rows.
+        dataset = packed.dataset
+        batches = [dataset[i] for i in range(dataset.num_batches)]
+        packed = Stream(batches, pack, argument)
+    elif not isinstance(packed, Stream):
+        packed = packed.as_numpy_iterator()
+    batches = list(packed)
+    if not batches:
+        raise no_batch(argument, data)
+    return _concatenate(batches)
+
+
+def _pack_any(data, pack, argument):
+    """A dict of packed columns, or one of the kinds of packed batches."""
+    if isinstance(data, tuple) and len(data) == 1:
+        data = data[0]
+    with naming(argument):
+        columns = _whole_columns(data, pack)
+    if columns is not None:
+        return pack_batch(columns, pack, argument)
+    if tf is not None and isinstance(data, tf.data.Dataset):
+        with naming(argument):
+            return pack_tf_data(data, pack, argument)
+    if isinstance(data, keras.utils.PyDataset):
+        return PackedPyDataset(data, pack, argument)
+    if is_stream(data):
+        return Stream(data, pack, argument)
     raise TypeError(
         f'`{argument}` must be a dict such as {{"prompts": [...], '
-        '"responses": [...]}, a `tf.data.Dataset` of such batches, or a '
-        f"`keras.utils.PyDataset`. Received: {type(data).__name__}"
+        '"responses": [...]}, a list of dicts with one row each, a '
+        "`datasets.Dataset`, or batches: a `tf.data.Dataset`, a "
+        "`keras.utils.PyDataset`, a `DataLoader` or another iterable of dicts. "
+        f"Received: {type(data).__name__}"
     )
+
+
+def _whole_columns(data, pack):
+    """The data as a dict of whole columns, or `None` if they are batches."""
+    if isinstance(data, dict):
+        return data
+    if is_rows(data):
+        return columns_of_rows(data)
+    if is_hf_dataset(data):
+        return columns_of_hf_dataset(data, pack.column_names)
+    return None
+
+
+def _concatenate(batches):
+    """The rows of all batches, padded to the longest."""
+    length = {
+        key: max(batch[key].shape[1] for batch in batches) for key in batches[0]
+    }
+    return {
+        key: np.concatenate(
+            [
+                np.pad(x[key], [(0, 0), (0, length[key] - x[key].shape[1])])
+                for x in batches
+            ]
+        )
+        for key in length
+    }
 
 
 def pack_batch(batch, pack, argument="x"):
@@ -53,18 +139,19 @@ def pack_batch(batch, pack, argument="x"):
     Returns:
         dict of NumPy arrays with at least one row.
     """
-    with _naming(argument):
-        packed = pack(batch)
+    with naming(argument):
+        packed, skipped = pack.pack(batch)
         if len(packed["token_ids"]) == 0:
             raise ValueError(
-                "Every prompt leaves no room for a response, and was skipped "
-                "(`long_prompts='skip'`). Received: "
+                "Every prompt leaves no room for a response, or is empty, and "
+                f"was skipped: {skipped.long} and {skipped.empty} of "
+                f"{skipped.total}. Received: "
                 f"`sequence_length={packed['token_ids'].shape[1]}`. Pass a "
                 "larger `sequence_length` to the `Distiller`."
             )
-    skipped = SkippedPrompts(argument)
-    skipped.count(batch, packed)
-    skipped.report()
+    rows = SkippedRows(argument)
+    rows.count(skipped)
+    rows.report()
     return packed
 
 
@@ -112,8 +199,15 @@ def pack_generate_inputs(inputs, pack, max_length=None):
             key: _in_list(value) if _is_single(value) else value
             for key, value in inputs.items()
         }
-    with _naming("inputs"):
-        return pack.without_skipping()(inputs), is_single
+    with naming("inputs"):
+        batch = pack.without_skipping()(inputs)
+        if "response_mask" in batch:
+            raise ValueError(
+                "`generate` writes the responses itself: the last message of "
+                'each chat must not be the assistant\'s. Received: "messages" '
+                "that end with an answer."
+            )
+        return batch, is_single
 
 
 def _is_single(value):
@@ -123,150 +217,3 @@ def _is_single(value):
 def _in_list(value):
     is_text = isinstance(value, (str, bytes))
     return [value if is_text else np.asarray(value).item()]
-
-
-@contextlib.contextmanager
-def _naming(argument):
-    """Has errors say which argument the data came from."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if type(error) not in (TypeError, ValueError):
-            raise
-        raise type(error)(f"In `{argument}`: {error}") from error.__cause__
-
-
-class _PackedPyDataset(keras.utils.PyDataset):
-    """A `PyDataset` whose batches are packed on their way out.
-
-    A batch whose prompts are all skipped is replaced by the next one.
-    """
-
-    def __init__(self, dataset, pack, argument):
-        super().__init__(
-            workers=dataset.workers,
-            use_multiprocessing=dataset.use_multiprocessing,
-            max_queue_size=dataset.max_queue_size,
-        )
-        self.dataset = dataset
-        self.pack = pack
-        self.skipped = SkippedPrompts(argument)
-
-    @property
-    def num_batches(self):
-        return self.dataset.num_batches
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        count = self.num_batches
-        following = itertools.count(index)
-        if count is not None:
-            following = (i % count for i in range(index, index + count))
-        for i in following:
-            batch = _only_x(self.dataset[i])
-            packed = self.pack(batch)
-            self.skipped.count(batch, packed, i)
-            if len(packed["token_ids"]):
-                return packed
-        raise ValueError(
-            "Every prompt of the dataset leaves no room for a response, and "
-            f"was skipped. Received: {count} batches."
-        )
-
-    def on_epoch_begin(self):
-        self.dataset.on_epoch_begin()
-
-    def on_epoch_end(self):
-        self.dataset.on_epoch_end()
-        # Keras also calls this after a look at the first batches.
-        if len(self.skipped.counts) >= (self.num_batches or 1):
-            self.skipped.report()
-
-
-def _prepare_tf_data(dataset, pack, argument):
-    spec = _only_x(dataset.element_spec)
-    if not isinstance(spec, dict):
-        raise TypeError(
-            "Each element of the dataset must be a dict, such as "
-            f'{{"prompts": ..., "responses": ...}}. Received: {spec}'
-        )
-    for key, leaf in spec.items():
-        if leaf.shape.rank == 0:
-            raise ValueError(
-                f'The dataset must yield batches, and "{key}" is a single '
-                "value. Call `.batch(batch_size)` on it."
-            )
-    # Bad keys and bad rows are a plain error now, rather than one from inside
-    # the pipeline in the middle of an epoch.
-    first = next(iter(dataset.take(1).as_numpy_iterator()), None)
-    if first is None:
-        raise ValueError("The dataset is empty. Received: no batch.")
-    first = _only_x(first)
-    batch_size = len(next(iter(first.values())))
-    first = pack(first)
-    rows = next(iter(spec.values())).shape[0]
-    skips = pack.long_prompts.rule == "skip"
-    skipped = SkippedPrompts(argument)
-    # There may be no end to report at.
-    endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-
-    def pack_arrays(index, *arrays):
-        batch = dict(zip(spec, arrays))
-        packed = pack(batch)
-        skipped.count(batch, packed, int(index))
-        if endless:
-            skipped.report()
-        return list(packed.values())
-
-    def pack_tensors(index, element):
-        batch = _only_x(element)
-        outputs = tf.numpy_function(
-            pack_arrays,
-            [index, *(batch[key] for key in spec)],
-            [tf.as_dtype(value.dtype) for value in first.values()],
-        )
-        for key, output in zip(first, outputs):
-            length = _static_length(key, spec, pack, first)
-            output.set_shape((None if skips else rows, length))
-        return dict(zip(first, outputs))
-
-    packed = dataset.enumerate().map(pack_tensors)
-    if skips:
-        packed = _rebatch(packed, batch_size, rows is not None, skipped)
-    return packed.prefetch(tf.data.AUTOTUNE), tuple(first)
-
-
-def _static_length(key, spec, pack, first):
-    """The number of columns of a packed batch, where all have the same."""
-    known = key not in spec or spec[key].shape[1] is not None
-    if key in TOKEN_KEYS[:3] and pack.sequence_length is not None:
-        known = True
-    return first[key].shape[1] if known else None
-
-
-def _rebatch(dataset, batch_size, drop_remainder, skipped):
-    """Fills batches up again, and reports what is missing at the end."""
-
-    def report():
-        skipped.report()
-        yield from ()
-
-    dataset = dataset.rebatch(batch_size, drop_remainder=drop_remainder)
-    return dataset.concatenate(
-        tf.data.Dataset.from_generator(
-            report, output_signature=dataset.element_spec
-        )
-    )
-
-
-def _only_x(element):
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
-    if y is not None or sample_weight is not None:
-        raise ValueError(
-            "Distillation takes its targets from the teacher: the data must be "
-            'dicts of "prompts" and "responses" alone, without `y` or '
-            "`sample_weight`."
-        )
-    return x

@@ -1,7 +1,5 @@
 """The handling of prompts that leave no room for a response."""
 
-import warnings
-
 import numpy as np
 
 RULES = ("error", "skip", "truncate_left", "truncate_right")
@@ -50,28 +48,3 @@ class LongPrompts:
         if self.rule == "truncate_right":
             return row[: len(row) - excess]
         return row[:num_start] + row[num_start + excess :]
-
-
-class SkippedPrompts:
-    """Counts the prompts that were skipped, and reports them once."""
-
-    def __init__(self, argument):
-        self.argument = argument
-        self.counts = {}
-        self.reported = False
-
-    def count(self, batch, packed, index=0):
-        """Counts one batch. If it is read again, its new count replaces it."""
-        if not self.reported:
-            total = len(next(iter(batch.values())))
-            self.counts[index] = total - len(packed["token_ids"]), total
-
-    def report(self):
-        skipped, total = np.sum([(0, 0), *self.counts.values()], axis=0)
-        if skipped and not self.reported:
-            self.reported = True
-            warnings.warn(
-                f"Skipped {skipped} of {total} prompts in `{self.argument}` "
-                "that leave no room for a response (`long_prompts='skip'`).",
-                stacklevel=2,
-            )

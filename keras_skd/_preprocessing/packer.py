@@ -3,13 +3,18 @@ import copy
 import numpy as np
 
 from keras_skd._checks import check_integer
-from keras_skd._preprocessing.columns import check_keys
+from keras_skd._preprocessing.chats import Chats
+from keras_skd._preprocessing.column_names import ColumnNames
 from keras_skd._preprocessing.columns import to_array
+from keras_skd._preprocessing.columns import to_chats
 from keras_skd._preprocessing.columns import to_strings
 from keras_skd._preprocessing.long_prompts import LongPrompts
+from keras_skd._preprocessing.skipped_rows import Skipped
 from keras_skd._preprocessing.token_ids import check_token_ids
 from keras_skd._preprocessing.token_ids import check_vocabulary
 from keras_skd._preprocessing.token_ids import prompt_lengths
+
+EMPTY_ROWS = ("error", "skip", "keep")
 
 
 class Packer:
@@ -18,7 +23,7 @@ class Packer:
     A row is the start token (if the preprocessor adds one), the prompt, the
     response and, after a response, the end token. Prompt and response are
     tokenized separately, as KerasHub does it. A response that is too long is
-    truncated.
+    truncated. A chat is what its template makes of it: nothing is added.
 
     Args:
         preprocessor: a `keras_hub.models.CausalLMPreprocessor`, or `None` for
@@ -34,12 +39,17 @@ class Packer:
         long_prompts: `"error"`, `"skip"`, `"truncate_left"` or
             `"truncate_right"`, the handling of prompts that leave no room for
             a response. Defaults to `"error"`.
+        empty_rows: `"error"`, `"skip"` or `"keep"`, what happens to rows
+            without a prompt or a response. Defaults to `"error"`.
+        columns: dict from the names below to the data's, for those that
+            differ. Defaults to `None`.
+        chat_template, teacher_chat_template, assistant_turns: as of `Chats`.
 
     Call arguments:
-        batch: dict of `"prompts"` and optionally `"responses"` and
-            `"teacher_prompts"`, lists or arrays of strings, with a
-            preprocessor; without one, dict of `"token_ids"`, `"padding_mask"`
-            and optionally `"response_mask"`, of shape
+        batch: dict of lists or arrays. With a preprocessor, strings as
+            `"prompts"` and optionally `"responses"` and `"teacher_prompts"`, or
+            lists of messages as `"messages"`. Without one, `"token_ids"`,
+            `"padding_mask"` and optionally `"response_mask"`, of shape
             `(batch, sequence_length)`, and the teacher's own prompts,
             `"teacher_token_ids"` and `"teacher_padding_mask"`, of shape
             `(batch, teacher_sequence_length)`.
@@ -58,7 +68,17 @@ class Packer:
         models=None,
         vocabulary_size=None,
         long_prompts="error",
+        empty_rows="error",
+        columns=None,
+        chat_template=None,
+        teacher_chat_template=None,
+        assistant_turns="last",
     ):
+        if empty_rows not in EMPTY_ROWS:
+            raise ValueError(
+                f"`empty_rows` must be one of {list(EMPTY_ROWS)}. Received: "
+                f"{empty_rows!r}"
+            )
         if preprocessor is not None:
             if not hasattr(preprocessor, "tokenizer"):
                 raise TypeError(
@@ -72,6 +92,14 @@ class Packer:
         self.models = models or {}
         self.vocabulary_size = vocabulary_size
         self.long_prompts = LongPrompts(long_prompts)
+        self.empty_rows = empty_rows
+        self.column_names = ColumnNames(columns, preprocessor is not None)
+        self.chats = Chats(
+            getattr(preprocessor, "tokenizer", None),
+            chat_template,
+            teacher_chat_template,
+            assistant_turns,
+        )
         self._set_length(sequence_length)
         if teacher_sequence_length is not None:
             self._check_length(
@@ -104,7 +132,14 @@ class Packer:
         packer = copy.copy(self)
         if self.long_prompts.rule == "skip":
             packer.long_prompts = LongPrompts("error")
+        if self.empty_rows == "skip":
+            packer.empty_rows = "error"
         return packer
+
+    @property
+    def skips(self):
+        """Whether there may be fewer rows out than in."""
+        return "skip" in (self.long_prompts.rule, self.empty_rows)
 
     def _check_length(self, length, name, readers=("teacher", "student")):
         # At least a prompt token and a response token.
@@ -118,53 +153,74 @@ class Packer:
                 )
 
     def __call__(self, batch):
+        return self.pack(batch)[0]
+
+    def pack(self, batch):
+        """Packs a batch, as a call does.
+
+        Returns:
+            `(packed, skipped)`, the second the `Skipped` of the batch.
+        """
         if not isinstance(batch, dict):
             raise TypeError(
                 "Each element of the data must be a dict, such as "
                 '{"prompts": [...], "responses": [...]}. Received: '
                 f"{type(batch).__name__}"
             )
-        check_keys(batch, strings=self.preprocessor is not None)
+        batch = self.column_names.select(batch)
+        chats = batch.pop("messages", None)
         batch = {key: to_array(key, value) for key, value in batch.items()}
         if self.preprocessor is None:
-            packed = self._pack_token_ids(batch)
+            packed, skipped = self._pack_token_ids(batch)
         else:
-            packed = self._pack_strings(batch)
+            packed, skipped = self._pack_strings(batch, chats)
         self._check_models(packed)
-        return packed
+        return packed, skipped
 
-    def _pack_strings(self, batch):
+    def _pack_strings(self, batch, chats):
         text = {key: to_strings(key, value) for key, value in batch.items()}
-        count = len(text["prompts"])
-        for key, values in text.items():
-            if len(values) != count:
-                raise ValueError(
-                    f'"prompts" and "{key}" must have the same length. '
-                    f"Received: {count} prompts and {len(values)} {key}."
-                )
         rows = {key: self._tokenize(values) for key, values in text.items()}
         start = self._special_token("add_start_token", "start_token_id")
-        lengths = {}
         for key in rows.keys() - {"responses"}:
             rows[key] = [start + row for row in rows[key]]
-            lengths[key] = np.array([len(row) for row in rows[key]])
-        kept, excess = self._fit(
+        if chats is not None:
+            chats = to_chats(chats)
+            rows = {**self.chats(chats), **rows}
+            if not any(rows["responses"]):
+                # The chats end with a question each.
+                del rows["responses"], rows["trained"]
+            text = {"messages": [chat[-1:] for chat in chats], **text}
+        _check_lengths(text)
+        lengths = {
+            key: np.array([len(row) for row in rows[key]])
+            for key in ("prompts", "teacher_prompts")
+            if key in rows
+        }
+        kept, excess, skipped = self._fit(
             lengths["prompts"],
             lengths.get("teacher_prompts"),
             self.sequence_length,
             self.teacher_sequence_length,
-            text["prompts"],
+            text.get("prompts", text.get("messages")),
+            self._without_text(rows),
         )
         for key, amount in zip(("prompts", "teacher_prompts"), excess):
             for i in np.flatnonzero(amount):
+                row = rows[key][i]
                 rows[key][i] = self.long_prompts.truncate(
-                    rows[key][i], amount[i], len(start)
+                    row, amount[i], int(row[0] == self._start_token_id)
                 )
         rows = {
             key: [row for row, keep in zip(values, kept) if keep]
             for key, values in rows.items()
         }
-        return self._pad_rows(rows)
+        return self._pad_rows(rows), skipped
+
+    def _without_text(self, rows):
+        """Whether the response of each row is empty, up to its end."""
+        responses = rows.get("responses", [])
+        ends = {*self.chats.end_of_turn_ids} if "trained" in rows else set()
+        return np.array([not {*row} - ends for row in responses], "bool")
 
     def _pad_rows(self, rows):
         prompts = rows["prompts"]
@@ -173,6 +229,8 @@ class Packer:
             packed = {"token_ids": token_ids, "padding_mask": padding_mask}
         else:
             end = self._special_token("add_end_token", "end_token_id")
+            if "trained" in rows and self.chats.end_of_turn_ids:
+                end = []  # There is one.
             token_ids, padding_mask = _pad(
                 [p + r + end for p, r in zip(prompts, rows["responses"])],
                 self.sequence_length,
@@ -183,7 +241,17 @@ class Packer:
                 "padding_mask": padding_mask,
                 "response_mask": padding_mask & ~is_prompt,
             }
+        if "trained" in rows:
+            trained, _ = _pad(
+                [
+                    [1] * len(prompt) + row + [1] * len(end)
+                    for prompt, row in zip(prompts, rows["trained"])
+                ],
+                self.sequence_length,
+            )
+            packed["response_mask"] &= trained.astype("bool")
         if "teacher_prompts" in rows:
+            self._check_one_response()
             token_ids, padding_mask = _pad(
                 rows["teacher_prompts"], self.teacher_sequence_length
             )
@@ -192,11 +260,13 @@ class Packer:
         return packed
 
     def _pack_token_ids(self, batch):
-        batch = self._lengthen(check_token_ids(batch))
+        gaps = self.chats.assistant_turns == "all"
+        batch = self._lengthen(check_token_ids(batch, gaps))
         lengths, teacher_lengths = prompt_lengths(batch), None
         if "teacher_token_ids" in batch:
+            self._check_one_response()
             teacher_lengths = batch["teacher_padding_mask"].sum(1)
-        kept, excess = self._fit(
+        kept, excess, skipped = self._fit(
             lengths,
             teacher_lengths,
             batch["token_ids"].shape[1],
@@ -211,7 +281,15 @@ class Packer:
                 row = ids[i, mask[i]].tolist()
                 row = self.long_prompts.truncate(row, amount[i])
                 ids[i : i + 1], mask[i : i + 1] = _pad([row], ids.shape[1])
-        return {key: value[kept] for key, value in batch.items()}
+        return {key: value[kept] for key, value in batch.items()}, skipped
+
+    def _check_one_response(self):
+        if self.chats.assistant_turns == "all":
+            raise ValueError(
+                '`assistant_turns="all"` does not go with prompts of the '
+                "teacher's own: its turns stand at different positions. Leave "
+                'them out of the data, or train on the last turn (`"last"`).'
+            )
 
     def _lengthen(self, batch):
         """Pads rows that are shorter than `sequence_length`."""
@@ -234,39 +312,50 @@ class Packer:
             lengthened[key] = np.pad(value, padding)
         return lengthened
 
-    def _fit(self, lengths, teacher_lengths, length, teacher_length, text=None):
+    def _fit(
+        self,
+        lengths,
+        teacher_lengths,
+        length,
+        teacher_length,
+        shown=None,
+        without_text=(),
+    ):
         """Decides which rows are kept, and how many tokens prompts lose.
 
+        Args:
+            lengths, teacher_lengths: int arrays of shape `(batch,)`, those of
+                the prompts; the second may be `None`.
+            length, teacher_length: ints, those of the rows.
+            shown: list of what errors show of each prompt, or `None`.
+            without_text: bool array of shape `(batch,)`, which responses are
+                empty. May be of no length.
+
         Returns:
-            `(kept, excess)`, the second a list of an array for the student's
-            prompts and, if the teacher has its own, one for the teacher's.
+            `(kept, excess, skipped)`, the second a list of an array for the
+            student's prompts and, if the teacher has its own, one for the
+            teacher's, the third a `Skipped`.
         """
-        empty = lengths == 0
-        if empty.any():
-            key = "token_ids" if text is None else "prompts"
-            raise ValueError(
-                f'"{key}" must have at least one token in every row. '
-                f"Received: a prompt of 0 tokens in row {np.argmax(empty)}. "
-                "Add a start token or some text."
-            )
+        empty = self._empty_rows(lengths, without_text, shown)
+        # An empty row leaves room for anything.
+        lengths = np.where(empty, 1, lengths)
 
         def explain(row):
-            shown = ""
-            if text is not None:
-                shown = text[row]
-                shown = shown if len(shown) <= 40 else shown[:37] + "..."
-                shown = f", {shown!r}"
+            prompt = ""
+            if shown is not None:
+                prompt = f", {shown[row]!r:.42}"
             return (
                 "A prompt leaves no room for a response. Received: "
                 f"`sequence_length={length}` and a prompt of {lengths[row]} "
-                f"tokens in row {row}{shown}. Shorten the prompt, pass a "
+                f"tokens in row {row}{prompt}. Shorten the prompt, pass a "
                 "larger `sequence_length` to the `Distiller`, or have it skip "
                 "or truncate such prompts with `long_prompts`."
             )
 
         kept, excess = self.long_prompts.fit(lengths, length - 1, explain)
         if teacher_lengths is None:
-            return kept, [excess]
+            return kept & ~empty, [excess], _skipped(kept, empty)
+        teacher_lengths = np.where(empty, 1, teacher_lengths)
         response = length - (lengths - excess)
 
         def explain_teacher(row):
@@ -285,7 +374,34 @@ class Packer:
         fits, teacher_excess = self.long_prompts.fit(
             teacher_lengths, teacher_length - response, explain_teacher
         )
-        return kept & fits, [excess, teacher_excess]
+        kept &= fits
+        excess = [excess, teacher_excess]
+        return kept & ~empty, excess, _skipped(kept, empty)
+
+    def _empty_rows(self, lengths, without_text, shown):
+        """Which rows are skipped because nobody can learn from them."""
+        no_prompt = lengths == 0
+        no_response = np.zeros_like(no_prompt)
+        if self.empty_rows != "keep":
+            no_response[: len(without_text)] = without_text
+        if self.empty_rows == "skip":
+            return no_prompt | no_response
+        if no_prompt.any():
+            key = "token_ids" if shown is None else "prompts"
+            raise ValueError(
+                f'"{key}" must have a token to continue from in every row. '
+                "Received: a prompt of 0 tokens in row "
+                f"{np.argmax(no_prompt)}. Add a start token or some text, or "
+                'leave such rows out with `empty_rows="skip"`.'
+            )
+        if no_response.any():
+            raise ValueError(
+                "A row has an empty response. Received: nothing after the "
+                f"prompt in row {np.argmax(no_response)}. Leave such rows out "
+                'with `Distiller(empty_rows="skip")`, or train on the end '
+                'token alone with `empty_rows="keep"`.'
+            )
+        return no_response
 
     def _check_models(self, packed):
         hint = ""
@@ -315,6 +431,27 @@ class Packer:
             return []
         token_id = getattr(self.preprocessor.tokenizer, name, None)
         return [] if token_id is None else [token_id]
+
+    @property
+    def _start_token_id(self):
+        return getattr(self.preprocessor.tokenizer, "start_token_id", None)
+
+
+def _check_lengths(text):
+    """Checks that all columns have a value for each row."""
+    first, *others = text
+    for key in others:
+        if len(text[key]) != len(text[first]):
+            raise ValueError(
+                f'"{first}" and "{key}" must have the same length. Received: '
+                f"{len(text[first])} {first} and {len(text[key])} {key}."
+            )
+
+
+def _skipped(fits, empty):
+    """What is skipped, from which rows fit and which are empty."""
+    long = int((~fits & ~empty).sum())
+    return Skipped(long, int(empty.sum()), len(empty))
 
 
 def _pad(rows, length):

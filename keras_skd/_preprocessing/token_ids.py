@@ -2,14 +2,16 @@
 
 import numpy as np
 
-from keras_skd._preprocessing.columns import TOKEN_KEYS
+from keras_skd._preprocessing.column_names import TOKEN_KEYS
 
 
-def check_token_ids(batch):
+def check_token_ids(batch, gaps=False):
     """Checks the columns of token ids, and casts them.
 
     Args:
         batch: dict of NumPy arrays with the keys of `TOKEN_KEYS`.
+        gaps: bool. Whether there may be tokens of others between those of a
+            response.
 
     Returns:
         dict of arrays: token ids are int32, masks bool.
@@ -27,14 +29,16 @@ def check_token_ids(batch):
                 f'"{key}" must be right-padded, ones and then zeros. Received '
                 f"in row {row}: {mask[row].astype(int)}"
             )
-    _check_response_mask(batch)
+    if not gaps:
+        _check_response_mask(batch)
     return batch
 
 
 def prompt_lengths(batch):
-    """The number of prompt tokens in each row."""
+    """The number of tokens before the response in each row."""
     mask = batch["padding_mask"]
-    return (mask & ~batch.get("response_mask", np.zeros_like(mask))).sum(1)
+    response = batch.get("response_mask", np.zeros_like(mask))
+    return (mask & ~np.logical_or.accumulate(response, axis=1)).sum(1)
 
 
 def _check_arrays(batch):
@@ -74,7 +78,8 @@ def _check_response_mask(batch):
     if row is not None:
         raise ValueError(
             '"response_mask" must mark a response that follows its prompt and '
-            f"ends the row. Received in row {row}: "
+            'ends the row, except with `Distiller(rollout="supervised", '
+            f'assistant_turns="all")`. Received in row {row}: '
             f'{response[row].astype(int)}, where "padding_mask" is '
             f"{mask[row].astype(int)}"
         )

@@ -21,7 +21,9 @@ class Supervised(Rollout):
     """Takes the responses of the data: supervised knowledge distillation.
 
     Nothing is sampled. The student learns the teacher's distribution at every
-    token of the given response, up to and including its first stop token.
+    token of the given response, up to and including its first stop token. Where
+    a chat has several responses (`Distiller(assistant_turns="all")`), it is the
+    first of the last response, and the others are taken as they are.
 
     Example:
 
@@ -45,7 +47,12 @@ class Supervised(Rollout):
         token_ids = ops.cast(batch["token_ids"], "int32")
         padding_mask = ops.cast(batch["padding_mask"], "bool")
         response = ops.cast(batch["response_mask"], "bool") & padding_mask
-        stops = response & is_stop(token_ids, stop_token_ids)
+        # Of several responses, each but the last ends where others go on.
+        others = ops.cast(padding_mask & ~response, "int32")
+        goes_on = ops.cumsum(others, axis=1) < ops.sum(
+            others, axis=1, keepdims=True
+        )
+        stops = response & ~goes_on & is_stop(token_ids, stop_token_ids)
         sources = ops.where(response, Source.DATA.value, Source.PROMPT.value)
         keep = padding_mask & up_to_first(stops)
         return rollout_of(

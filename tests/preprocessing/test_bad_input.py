@@ -14,6 +14,8 @@ def m():
     return bad_input.distillers()
 
 
+ROWS = [{"prompts": prompt} for prompt in bad_input.PROMPTS]
+
 # Much longer than a row.
 LONG = "Would you tell me, please, which way I ought to go from here?"
 
@@ -130,22 +132,76 @@ def test_arguments(m, call, error, words):
             ["`x`", "list", '{"prompts":'],
         ),
         (
-            "a list of dicts",
-            lambda m: m.fit([{"prompts": p} for p in bad_input.PROMPTS]),
-            TypeError,
-            ["`x`", "list", '{"prompts":'],
+            "a list of dicts without prompts",
+            lambda m: m.fit([{"text": p} for p in bad_input.PROMPTS]),
+            ValueError,
+            ["In `x`", "['prompts'] is missing", "['text']", "`columns`"],
         ),
         (
-            "a list of one dict with one string",
-            lambda m: m.fit([{"prompts": bad_input.PROMPTS[0]}]),
+            "a list of dicts, one without a prompt",
+            lambda m: m.fit([*ROWS, {"responses": "a"}]),
             TypeError,
-            ['"prompts"', "'Alice was'", "list"],
+            ['"prompts"', "row 2", "None"],
         ),
         (
-            "a generator",
-            lambda m: m.fit(bad_input.PLAIN for _ in range(2)),
+            "a list of one dict with whole columns",
+            lambda m: m.fit([bad_input.PLAIN]),
+            ValueError,
+            ['"prompts"', "one string per row", "(1, 2)"],
+        ),
+        (
+            "a list of lists of rows",
+            lambda m: m.fit([ROWS, ROWS]),
             TypeError,
-            ["`x`", "generator"],
+            ["`x`", "list"],
+        ),
+        (
+            "a generator of strings",
+            lambda m: m.fit(p for p in bad_input.PROMPTS),
+            TypeError,
+            ["In `x`", "dict", "str"],
+        ),
+        (
+            "a generator of rows",
+            lambda m: m.fit(row for row in ROWS),
+            TypeError,
+            ["In `x`", '"prompts"', "'Alice was'", "batches"],
+        ),
+        (
+            "a generator of bad batches",
+            lambda m: m.fit({"prompts": p} for p in (["a"], ["b"], ["c"], [1])),
+            TypeError,
+            ["In `x`", '"prompts"', "row 0", "int"],
+        ),
+        (
+            "a generator of pairs",
+            lambda m: m.fit((bad_input.PLAIN, [1]) for _ in range(2)),
+            ValueError,
+            ["In `x`", "without `y`"],
+        ),
+        (
+            "a generator of nothing",
+            lambda m: m.fit(iter([])),
+            ValueError,
+            ["`x`", "no batch", "list_iterator"],
+        ),
+        (
+            "validation data of a generator of nothing",
+            lambda m: m.fit(bad_input.PLAIN, validation_data=(p for p in ())),
+            ValueError,
+            ["`validation_data`", "no batch", "generator"],
+        ),
+        (
+            "a rollout without end",
+            lambda m: m.write(_dataset(bad_input.PLAIN).batch(2).repeat()),
+            ValueError,
+            ["`x`", "end", "take(1)"],
+        ),
+        (
+            "messages in tensors",
+            lambda m: m.fit(_dataset({"messages": ["Hello"]}).batch(1)),
+            ValueError,
+            ["In `x`", "tf.data.Dataset", "messages"],
         ),
         (
             "an array",
@@ -177,15 +233,13 @@ def test_kinds_of_data(m, call, error, words):
             "no columns",
             lambda m: m.fit({}),
             ValueError,
-            ["'prompts'", "Received the keys: []"],
+            ["'prompts'", "Columns found: []"],
         ),
         (
-            "unknown columns",
-            lambda m: m.fit(
-                {"prompts": bad_input.PROMPTS, "answers": bad_input.PROMPTS}
-            ),
+            "prompts and messages",
+            lambda m: m.fit({**bad_input.PLAIN, "messages": [[], []]}),
             ValueError,
-            ["'prompts', 'responses'", "'answers'"],
+            ['"messages"', '"prompts"', "['messages', 'prompts']"],
         ),
         (
             "responses alone",
@@ -218,8 +272,8 @@ def test_kinds_of_data(m, call, error, words):
             lambda m: m.write(
                 {"prompts": bad_input.PROMPTS, "responses": [" a", None]}
             ),
-            TypeError,
-            ['"responses"', "row 1", "None"],
+            ValueError,
+            ["empty response", "row 1", '`empty_rows="keep"`'],
         ),
         (
             "a missing prompt of pandas",
@@ -388,18 +442,6 @@ def test_kinds_of_data(m, call, error, words):
             ),
             ValueError,
             ['"response_mask"', "row 1", "[0 0 1 1 0 0 0 0]"],
-        ),
-        (
-            "an unknown column among known ones",
-            lambda m: m.fit({**bad_input.PLAIN, "answers": ["a", "b"]}),
-            ValueError,
-            ["In `x`", "['answers'] is unknown", "'teacher_prompts'"],
-        ),
-        (
-            "an unknown column of token ids",
-            lambda m: m.write_ids(bad_input.ids(attention_mask=[[1] * 8] * 2)),
-            ValueError,
-            ["['attention_mask'] is unknown", "'response_mask'"],
         ),
         (
             "lists of different lengths for token ids",

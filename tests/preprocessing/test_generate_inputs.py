@@ -97,7 +97,7 @@ def test_length(distiller):
             "an unknown key",
             lambda m: m.generate({"prompt": TEXTS}),
             ValueError,
-            ["`inputs`", "['prompt'] is unknown", "['prompts'] is missing"],
+            ["`inputs`", "['prompt']", "['prompts'] is missing"],
         ),
         (
             "responses",

@@ -53,7 +53,9 @@ TOKEN_INPUTS = {
 def test_columns_of_strings(convert):
     preprocessor = tokenizers.gpt2(sequence_length=LENGTH)
     data = {"prompts": convert(PROMPTS), "responses": convert(RESPONSES)}
-    packed, keys = prepare(data, Packer(preprocessor, LENGTH))
+    packed, keys = prepare(
+        data, Packer(preprocessor, LENGTH, empty_rows="keep")
+    )
     assert_same(packed, expected_rows(preprocessor, PROMPTS, RESPONSES))
     assert keys == tuple(packed)
 
@@ -89,7 +91,7 @@ def test_batches(make, strings, responses):
         columns["responses"] = responses
     if not strings:
         columns = expected
-    pack = Packer(preprocessor if strings else None, LENGTH)
+    pack = Packer(preprocessor if strings else None, LENGTH, empty_rows="keep")
 
     packed, keys = prepare(make(columns, 2), pack)
 

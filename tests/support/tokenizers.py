@@ -47,13 +47,13 @@ def llama3(sentences=SENTENCES, sequence_length=16, **kwargs):
 def gemma(sentences=SENTENCES, sequence_length=16, turns=False, **kwargs):
     """A Gemma preprocessor, which has a padding token.
 
-    With `turns`, it also has an end-of-turn token.
+    With `turns`, it also has the tokens around the turns of a chat.
     """
     proto = sentence_piece(
         sentences,
         ["<pad>", "<bos>", "<eos>", "<unk>"],
         add_dummy_prefix=False,
-        user_defined_symbols=["<end_of_turn>"] * turns,
+        user_defined_symbols=["<start_of_turn>", "<end_of_turn>"] * turns,
     )
     return keras_hub.models.GemmaCausalLMPreprocessor(
         keras_hub.tokenizers.GemmaTokenizer(proto),
@@ -147,7 +147,7 @@ SPECIAL = {
 }
 
 
-def sentence_piece(sentences, special_tokens, **kwargs):
+def sentence_piece(sentences, special_tokens, vocab_size=192, **kwargs):
     """A trained SentencePiece model that starts with the special tokens."""
     for name, pieces in SPECIAL.items():
         (piece,) = {*pieces} & {*special_tokens} or {None}
@@ -160,7 +160,7 @@ def sentence_piece(sentences, special_tokens, **kwargs):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),
         model_writer=model,
-        vocab_size=192,
+        vocab_size=vocab_size,
         model_type="bpe",
         minloglevel=2,
         **kwargs,

@@ -1,0 +1,126 @@
+"""What one chat template makes of a chat, cut into turns and encoded."""
+
+from keras_skd._preprocessing.special_tokens import SpecialTokens
+from keras_skd.chat import ChatTemplate
+
+# A chat to learn from how a template ends a turn.
+_QUESTION = {"role": "user", "content": "QUESTION"}
+_ANSWER = {"role": "assistant", "content": "ANSWER"}
+
+
+class ChatRenderer:
+    """A chat template for one tokenizer.
+
+    Args:
+        tokenizer: a `keras_hub.tokenizers.Tokenizer`.
+        template: a `keras_skd.chat.ChatTemplate`, its name or Jinja.
+        argument: str. The argument that it came from, for the errors.
+
+    Attributes:
+        end_of_turn: str or `None`, the token that ends an assistant's turn.
+    """
+
+    def __init__(self, tokenizer, template, argument):
+        if not isinstance(template, ChatTemplate):
+            try:
+                template = ChatTemplate(template)
+            except (TypeError, ValueError) as error:
+                raise type(error)(
+                    f"In `{argument}`: {error}"
+                ) from error.__cause__
+        self._template = template.with_tokens(
+            getattr(tokenizer, "start_token", None),
+            getattr(tokenizer, "end_token", None),
+        )
+        asked = self._template.render([_QUESTION], add_generation_prompt=True)
+        answered = self._template.render([_QUESTION, _ANSWER])
+        self._tokens = SpecialTokens(
+            tokenizer, [self._template.source, asked, answered]
+        )
+        missing = self._tokens.missing(asked + answered)
+        if missing:
+            raise ValueError(
+                f"`{argument}` writes {missing}, of which "
+                f"{type(tokenizer).__name__} has no token: it belongs to a "
+                "different family of models. Pass the template that the model "
+                f"was trained with. Received: {self._template!r}"
+            )
+        _, answer, rest = answered.rpartition(_ANSWER["content"])
+        if not answer:
+            raise ValueError(
+                f"`{argument}` leaves out what the assistant says. Received: "
+                f"{self._template!r}"
+            )
+        self.end_of_turn = next(iter(self._tokens.find(rest)), None)
+
+    def prompt(self, chat):
+        """The text of a chat up to the beginning of the assistant's turn."""
+        return self._template.render(
+            self._as_text(chat), add_generation_prompt=True
+        )
+
+    def turns(self, chat, ends):
+        """The text of a chat, cut before and after turns of the assistant.
+
+        Args:
+            chat: list of messages.
+            ends: list of int, the places of these turns in it.
+
+        Returns:
+            List of str: the prompt, a turn, what follows it, the next turn, and
+            so on. The last is a turn.
+        """
+        chat = self._as_text(chat)
+        text = self._template.render(chat[: ends[-1] + 1])
+        turns, start = [], 0
+        for end in ends:
+            prompt = self._template.render(
+                chat[:end], add_generation_prompt=True
+            )
+            turn = self._template.render(chat[: end + 1])[len(prompt) :]
+            turn = turn[: self._length(turn)]
+            if not text.startswith(prompt + turn) or len(prompt) < start:
+                raise ValueError(
+                    "The template writes the conversation before a turn of the "
+                    "assistant differently when the turn is there, as some do "
+                    "that drop earlier reasoning: it cannot be cut there. "
+                    'Train on the last turn alone (`assistant_turns="last"`), '
+                    "or pass a template that only appends. Received: "
+                    f"{prompt[-60:]!r} before the turn, and "
+                    f"{text[len(prompt) - 60 :][:60]!r} with it"
+                )
+            turns += [text[start : len(prompt)], turn]
+            start = len(prompt) + len(turn)
+        return turns
+
+    def encode(self, texts):
+        """Token ids of each text, lists of int."""
+        return self._tokens.encode(texts)
+
+    def _length(self, turn):
+        """How much of it is the turn, with its end and without what follows."""
+        tokens = self._tokens.find(turn)
+        if not tokens:
+            return len(turn)
+        token = self.end_of_turn if self.end_of_turn in tokens else tokens[-1]
+        return turn.rindex(token) + len(token)
+
+    def _as_text(self, chat):
+        """The chat, with no special token in what others say."""
+        return [
+            message
+            if message["role"] == "assistant"
+            else self._without_tokens(message)
+            for message in chat
+        ]
+
+    def _without_tokens(self, value):
+        if isinstance(value, str):
+            return self._tokens.as_text(value)
+        if isinstance(value, list):
+            return [self._without_tokens(item) for item in value]
+        if isinstance(value, dict):
+            return {
+                key: self._without_tokens(item) for key, item in value.items()
+            }
+        return value

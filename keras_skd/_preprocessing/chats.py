@@ -1,0 +1,168 @@
+"""Chats as token ids: what a template renders, in prompts and responses."""
+
+import contextlib
+import itertools
+
+from keras_skd._preprocessing.chat_renderer import ChatRenderer
+from keras_skd.chat._chat_template import plain_messages
+
+ASSISTANT_TURNS = ("last", "all")
+
+# Which named template goes with which token of a vocabulary.
+_SIGNS = {
+    "<start_of_turn>": "gemma",
+    "<|start_header_id|>": "llama3",
+    "<|im_start|>": "chatml",
+    "<|assistant|>": "phi",
+}
+
+
+class Chats:
+    """Renders and encodes chats.
+
+    A prompt is the conversation before the assistant's last turn, with the
+    beginning of that turn; the response is the turn, up to and including the
+    token that ends it. With all turns, the prompt ends at the first of them,
+    and the response is everything from there on, of which the assistant's turns
+    are trained.
+
+    What others than the assistant say is text: the special tokens spelled in it
+    end no turn. An assistant's message may hold tokens of the model, such as
+    `<think>`.
+
+    Args:
+        tokenizer: a `keras_hub.tokenizers.Tokenizer`.
+        template: a `keras_skd.chat.ChatTemplate`, its name or Jinja, or `None`.
+        teacher_template: the same for the teacher, where it differs.
+        assistant_turns: `"last"` or `"all"`, which turns are trained.
+
+    Call arguments:
+        chats: list of lists of messages.
+
+    Returns:
+        dict of lists with one list for each row: `"prompts"` and `"responses"`
+        (token ids; an empty response where a chat does not end with the
+        assistant), `"trained"` (bools, whether each token of the response is),
+        and `"teacher_prompts"` (token ids) where the teacher's template
+        differs.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        template=None,
+        teacher_template=None,
+        assistant_turns="last",
+    ):
+        if assistant_turns not in ASSISTANT_TURNS:
+            raise ValueError(
+                f"`assistant_turns` must be one of {list(ASSISTANT_TURNS)}. "
+                f"Received: {assistant_turns!r}"
+            )
+        if tokenizer is None and (template or teacher_template):
+            raise ValueError(
+                "A chat template needs a `preprocessor`, which encodes what it "
+                f"renders. Received: chat_template={template!r:.60}, and "
+                "models without a preprocessor"
+            )
+        self.assistant_turns = assistant_turns
+        self._tokenizer = tokenizer
+        self._student = self._teacher = None
+        if template is not None:
+            self._student = ChatRenderer(tokenizer, template, "chat_template")
+        if teacher_template is not None:
+            if template is None:
+                raise ValueError(
+                    "`teacher_chat_template` needs a `chat_template`, which "
+                    "the student reads. Received: chat_template=None"
+                )
+            if assistant_turns == "all":
+                raise ValueError(
+                    '`assistant_turns="all"` needs one template for both '
+                    "models: the turns stand at different positions in the "
+                    "teacher's. Received: teacher_chat_template="
+                    f"{teacher_template!r:.60}"
+                )
+            self._teacher = ChatRenderer(
+                tokenizer, teacher_template, "teacher_chat_template"
+            )
+
+    @property
+    def end_of_turn_ids(self):
+        """The ids at which an assistant's turn ends, by either template."""
+        renderers = [r for r in (self._student, self._teacher) if r is not None]
+        tokens = [r.end_of_turn for r in renderers if r.end_of_turn is not None]
+        return tuple(
+            int(self._tokenizer.token_to_id(token)) for token in tokens
+        )
+
+    def __call__(self, chats):
+        if self._student is None:
+            raise ValueError(
+                '"messages" need a template. Pass `chat_template` to the '
+                f"`Distiller`: {self._suggestion()}. Received: "
+                "chat_template=None"
+            )
+        turns, of_teacher = [], []
+        for row, chat in enumerate(chats):
+            with _naming_row(row):
+                chat = plain_messages(chat)
+                turns.append(self._turns(chat))
+                if self._teacher is not None:
+                    end = len(chat) - _ends_with_assistant(chat)
+                    of_teacher.append(_prompt(self._teacher, chat[:end]))
+        rows = self._encode(turns)
+        if self._teacher is not None:
+            rows["teacher_prompts"] = self._teacher.encode(of_teacher)
+        return rows
+
+    def _turns(self, chat):
+        """The prompt, and then the turns of the assistant and of others."""
+        if not _ends_with_assistant(chat):
+            return [_prompt(self._student, chat)]
+        ends = [i for i, m in enumerate(chat) if m["role"] == "assistant"]
+        if self.assistant_turns == "last":
+            ends = ends[-1:]
+        return self._student.turns(chat, ends)
+
+    def _encode(self, turns):
+        # All in one call of the tokenizer, which takes the time.
+        flat = [text for texts in turns for text in texts]
+        encoded = iter(self._student.encode(flat))
+        rows = {"prompts": [], "responses": [], "trained": []}
+        for texts in turns:
+            prompt, *rest = itertools.islice(encoded, len(texts))
+            rows["prompts"].append(prompt)
+            rows["responses"].append([i for ids in rest for i in ids])
+            # Turns of the assistant and of others, alternating.
+            rows["trained"].append(
+                [n % 2 == 0 for n, ids in enumerate(rest) for _ in ids]
+            )
+        return rows
+
+    def _suggestion(self):
+        vocabulary = {*self._tokenizer.get_vocabulary()}
+        fitting = [n for token, n in _SIGNS.items() if token in vocabulary]
+        if not fitting:
+            return 'a name such as "chatml", or a template in Jinja'
+        return f"this vocabulary has the tokens of {fitting[0]!r}"
+
+
+def _prompt(renderer, chat):
+    """No text for no messages: such a row is empty."""
+    return renderer.prompt(chat) if chat else ""
+
+
+def _ends_with_assistant(chat):
+    return bool(chat) and chat[-1]["role"] == "assistant"
+
+
+@contextlib.contextmanager
+def _naming_row(row):
+    """Has errors say which chat they are about."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f'In "messages", row {row}: {error}'
+        ) from error.__cause__

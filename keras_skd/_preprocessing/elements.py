@@ -1,0 +1,41 @@
+"""The elements of streams of batches, and the errors about them."""
+
+import contextlib
+
+import keras
+
+from keras_skd._preprocessing.rows import columns_of_rows
+from keras_skd._preprocessing.rows import is_rows
+
+
+@contextlib.contextmanager
+def naming(argument):
+    """Has errors say which argument the data came from."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError):
+            raise
+        raise type(error)(f"In `{argument}`: {error}") from error.__cause__
+
+
+def only_x(element):
+    """The dict of columns in an element of what Keras iterates over."""
+    if is_rows(element) and element:
+        return columns_of_rows(element)
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
+    if y is not None or sample_weight is not None:
+        raise ValueError(
+            "Distillation takes its targets from the teacher: the data must be "
+            'dicts of "prompts" and "responses" alone, without `y` or '
+            "`sample_weight`."
+        )
+    return x
+
+
+def no_batch(argument, data):
+    """The error of data in which there is nothing to train on."""
+    return ValueError(
+        f"`{argument}` has no batch with a row to train on. Received: a "
+        f"{type(data).__name__} that is empty, or has been read already."
+    )

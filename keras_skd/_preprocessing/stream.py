@@ -1,0 +1,99 @@
+"""Iterables of batches: generators, `DataLoader`s, and others.
+
+Nothing is known of them but that they are iterated over. Keras' adapter of
+generators does the rest, on each backend.
+"""
+
+import itertools
+import operator
+
+from keras.src.trainers.data_adapters.generator_data_adapter import (
+    GeneratorDataAdapter,
+)
+
+from keras_skd._preprocessing.elements import naming
+from keras_skd._preprocessing.elements import no_batch
+from keras_skd._preprocessing.elements import only_x
+from keras_skd._preprocessing.skipped_rows import SkippedRows
+
+
+def is_stream(data):
+    """Whether data are an iterable, and none of the things that also are."""
+    return hasattr(data, "__iter__") and not (
+        hasattr(data, "shape")
+        or isinstance(data, (str, bytes, dict, set, list, tuple))
+    )
+
+
+class Stream:
+    """Packed batches of an iterable.
+
+    Args:
+        data: iterable of dicts of columns, or of lists of rows.
+        pack: a `Packer`.
+        argument: str. The argument that the data came from, for the errors.
+    """
+
+    def __init__(self, data, pack, argument):
+        self.data = data
+        self.pack = pack
+        self.argument = argument
+        self.skipped = SkippedRows(argument)
+        # Such a thing is its own iterator: it is read once, and may not end.
+        self.is_one_shot = iter(data) is data
+
+    def __iter__(self):
+        for i, element in enumerate(self.data):
+            with naming(self.argument):
+                packed, skipped = self.pack.pack(only_x(element))
+            self.skipped.count(skipped, i)
+            if self.is_one_shot:
+                self.skipped.report()
+            if len(packed["token_ids"]):
+                yield packed
+        self.skipped.report()
+
+    def for_keras(self):
+        """What `fit` of Keras takes, and the keys of the batches."""
+        batches = ((packed,) for packed in self)
+        if not self.is_one_shot:
+            adapter = _Passes(batches, self)
+            return adapter, adapter.keys
+        first = next(batches, None)
+        if first is None:
+            raise no_batch(self.argument, self.data)
+        return _chain([first], batches), tuple(first[0])
+
+
+class _Passes(GeneratorDataAdapter):
+    """Keras' adapter, for what can be iterated over again.
+
+    Args:
+        batches: generator, the first pass.
+        stream: a `Stream`, for the others.
+    """
+
+    def __init__(self, batches, stream):
+        first = next(batches, None)
+        if first is None:
+            raise no_batch(stream.argument, stream.data)
+        self.keys = tuple(first[0])
+        super().__init__(_chain([first], batches))
+        self._stream = stream
+        # Keras has looked at the first batches, and goes on from there.
+        self._first_pass = [self.generator]
+        self.generator = self._next_pass
+
+    def _next_pass(self):
+        if self._first_pass:
+            return self._first_pass.pop()()
+        return ((packed,) for packed in self._stream)
+
+    @property
+    def num_batches(self):
+        return operator.length_hint(self._stream.data, 0) or None
+
+
+def _chain(*iterables):
+    """`itertools.chain` as a generator, which Keras knows one by."""
+    yield from itertools.chain(*iterables)

@@ -1,0 +1,101 @@
+"""`tf.data.Dataset`s of batches, packed within the pipeline."""
+
+from keras_skd._preprocessing.column_names import TOKEN_KEYS
+from keras_skd._preprocessing.columns import tf
+from keras_skd._preprocessing.elements import only_x
+from keras_skd._preprocessing.skipped_rows import SkippedRows
+
+
+def pack_tf_data(dataset, pack, argument):
+    """Maps `pack` over the batches of a dataset, within the pipeline."""
+    names, spec = _columns(dataset, pack)
+    # Bad keys and bad rows are a plain error now, rather than one from inside
+    # the pipeline in the middle of an epoch.
+    first = next(iter(dataset.take(1).as_numpy_iterator()), None)
+    if first is None:
+        raise ValueError("The dataset is empty. Received: no batch.")
+    first = only_x(first)
+    first = {name: first[name] for name in names}
+    batch_size = len(first[names[0]])
+    first = pack(first)
+    rows = next(iter(spec.values())).shape[0]
+    skipped = SkippedRows(argument)
+    # There may be no end to report at.
+    endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+
+    def pack_arrays(index, *arrays):
+        packed, count = pack.pack(dict(zip(names, arrays)))
+        skipped.count(count, int(index))
+        if endless:
+            skipped.report()
+        return list(packed.values())
+
+    def pack_tensors(index, element):
+        batch = only_x(element)
+        outputs = tf.numpy_function(
+            pack_arrays,
+            [index, *(batch[name] for name in names)],
+            [tf.as_dtype(value.dtype) for value in first.values()],
+        )
+        for key, output in zip(first, outputs):
+            length = _static_length(key, spec, pack, first)
+            output.set_shape((None if pack.skips else rows, length))
+        return dict(zip(first, outputs))
+
+    packed = dataset.enumerate().map(pack_tensors)
+    if pack.skips:
+        packed = _rebatch(packed, batch_size, rows is not None, skipped)
+    return packed.prefetch(tf.data.AUTOTUNE)
+
+
+def _columns(dataset, pack):
+    """The columns that are read.
+
+    Returns:
+        `(names, spec)`: the list of their names in the data, and a dict of the
+        specs of their tensors, under our names.
+    """
+    spec = only_x(dataset.element_spec)
+    if not isinstance(spec, dict):
+        raise TypeError(
+            "Each element of the dataset must be a dict, such as "
+            f'{{"prompts": ..., "responses": ...}}. Received: {spec}'
+        )
+    found = pack.column_names.find(spec)
+    if "messages" in found:
+        raise ValueError(
+            "A `tf.data.Dataset` has no tensors for messages. Pass the chats "
+            "as a list of dicts, a `datasets.Dataset`, or a generator of "
+            f"batches. Received: {spec[found['messages']]}"
+        )
+    spec = {key: spec[name] for key, name in found.items()}
+    for key, leaf in spec.items():
+        if leaf.shape.rank == 0:
+            raise ValueError(
+                f'The dataset must yield batches, and "{key}" is a single '
+                "value. Call `.batch(batch_size)` on it."
+            )
+    return list(found.values()), spec
+
+
+def _static_length(key, spec, pack, first):
+    """The number of columns of a packed batch, where all have the same."""
+    known = key not in spec or spec[key].shape[1] is not None
+    if key in TOKEN_KEYS[:3] and pack.sequence_length is not None:
+        known = True
+    return first[key].shape[1] if known else None
+
+
+def _rebatch(dataset, batch_size, drop_remainder, skipped):
+    """Fills batches up again, and reports what is missing at the end."""
+
+    def report():
+        skipped.report()
+        yield from ()
+
+    dataset = dataset.rebatch(batch_size, drop_remainder=drop_remainder)
+    return dataset.concatenate(
+        tf.data.Dataset.from_generator(
+            report, output_signature=dataset.element_spec
+        )
+    )

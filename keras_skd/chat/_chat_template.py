@@ -1,0 +1,249 @@
+import json
+import numbers
+import pathlib
+
+from keras_skd.chat._named import NAMED
+
+try:
+    from keras_skd.chat._sandbox import compile_template
+except ImportError:
+    compile_template = None
+
+_FILES = "chat_template.jinja", "tokenizer_config.json"
+
+
+class ChatTemplate:
+    """Renders messages to the text that a model was trained to read.
+
+    The template runs in Jinja's immutable sandbox, since it may come with a
+    download. That keeps it from Python and from files; it can still be slow.
+
+    Args:
+        template: str. A name, `"chatml"`, `"gemma"`, `"llama3"`, `"phi"` or
+            `"qwen"` (2 and 2.5, with its default system message; Qwen 3 is
+            `"chatml"`), or a template in Jinja, as `transformers` has it.
+        bos_token: str. What the template knows as the start token. Defaults to
+            `None`: a `Distiller` takes its tokenizer's, and elsewhere there is
+            none.
+        eos_token: str. The same for the end token.
+        **variables: what else the template may read, such as
+            `enable_thinking=False`.
+
+    Raises:
+        ImportError: if `jinja2` is not installed.
+        ValueError: if `template` is neither a name nor Jinja.
+
+    Example:
+
+    >>> template = keras_skd.chat.ChatTemplate("phi")
+    >>> template.render([{"role": "user", "content": "Hello"}])
+    '<|user|>Hello<|end|>'
+
+    Reference:
+
+    - [Chat templates in `transformers`](
+      https://huggingface.co/docs/transformers/chat_templating)
+    """
+
+    def __init__(
+        self,
+        template: str,
+        *,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        **variables,
+    ):
+        if compile_template is None:
+            raise ImportError(
+                "Chat templates need Jinja 3.1.6 or newer. Install it with "
+                "`pip install 'jinja2>=3.1.6'`."
+            )
+        if not isinstance(template, str):
+            raise TypeError(
+                f"`template` must be one of {sorted(NAMED)} or a template in "
+                f"Jinja. Received: {template!r} of type "
+                f"{type(template).__name__}"
+            )
+        self.name = template if template in NAMED else None
+        if self.name is None and "{" not in template:
+            raise ValueError(
+                f"`template` must be one of {sorted(NAMED)} or a template in "
+                f"Jinja. Received: {template!r}"
+            )
+        self.source = NAMED.get(template, template)
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+        self.variables = variables
+        self._template = compile_template(self.source)
+
+    @classmethod
+    def from_preset(cls, folder, **variables) -> "ChatTemplate":
+        """Reads the template that comes with a tokenizer.
+
+        KerasHub keeps no chat templates. This finds the one in the folder of a
+        model in the format of `transformers`, from which `from_preset` of
+        KerasHub loads the model.
+
+        Args:
+            folder: str or path. Has `chat_template.jinja`, or a
+                `tokenizer_config.json` with the template in it.
+            **variables: as of the class.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file has no template.
+
+        Example:
+
+        ```python
+        import json, pathlib
+
+        # As `save_pretrained` of a tokenizer would.
+        config = {"chat_template": "{{ messages[0].content }}"}
+        pathlib.Path("tokenizer_config.json").write_text(json.dumps(config))
+
+        template = keras_skd.chat.ChatTemplate.from_preset(".")
+        ```
+        """
+        folder = pathlib.Path(folder)
+        paths = [folder / name for name in _FILES]
+        if not any(path.exists() for path in paths):
+            raise FileNotFoundError(
+                f"`folder` must have one of {list(_FILES)}, as the folder of a "
+                f"tokenizer of `transformers` does. Received: {str(folder)!r}"
+            )
+        config = {}
+        if paths[1].exists():
+            config = json.loads(paths[1].read_text(encoding="utf-8"))
+        source = config.get("chat_template")
+        if isinstance(source, list):
+            # Several, by name.
+            named = {entry["name"]: entry["template"] for entry in source}
+            source = named.get("default")
+        if paths[0].exists():
+            source = paths[0].read_text(encoding="utf-8")
+        if not source:
+            raise ValueError(
+                "The tokenizer has no chat template of its own. Name one: "
+                f"{sorted(NAMED)}. Received: {str(folder)!r}"
+            )
+        tokens = {
+            key: _content(config[key])
+            for key in ("bos_token", "eos_token")
+            if config.get(key)
+        }
+        return cls(source, **{**tokens, **variables})
+
+    def with_tokens(self, bos_token, eos_token) -> "ChatTemplate":
+        """This template, with tokens where it has none.
+
+        Args:
+            bos_token: str or `None`. The tokenizer's start token.
+            eos_token: str or `None`. The tokenizer's end token.
+        """
+        return type(self)(
+            self.name or self.source,
+            bos_token=self.bos_token or bos_token,
+            eos_token=self.eos_token or eos_token,
+            **self.variables,
+        )
+
+    def render(
+        self, messages: list[dict], add_generation_prompt: bool = False
+    ) -> str:
+        """Returns the text of a conversation.
+
+        Args:
+            messages: list of dicts of `"role"` and `"content"`, both strings.
+                What else they hold is for the template to read.
+            add_generation_prompt: bool. Whether to write the beginning of the
+                assistant's next turn. Defaults to `False`.
+
+        Raises:
+            TypeError: if `messages` is no list of such dicts.
+            ValueError: if the template refuses them.
+        """
+        messages = plain_messages(messages)
+        self._check_content(messages)
+        tokens = {"bos_token": self.bos_token, "eos_token": self.eos_token}
+        try:
+            return self._template.render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+                # Not `None`, which a template would write as a word.
+                **{key: value for key, value in tokens.items() if value},
+                **self.variables,
+            )
+        # It runs what somebody else wrote: anything may go wrong in it.
+        except Exception as error:
+            raise ValueError(
+                "The chat template refuses the messages: "
+                f"{type(error).__name__}: {error}. Received: {messages!r:.200}"
+            ) from error
+
+    def _check_content(self, messages):
+        if self.name is None:
+            return
+        for message in messages:
+            content = message.get("content")
+            if not (content is None or isinstance(content, str)):
+                raise TypeError(
+                    f'The template "{self.name}" is for text: "content" must '
+                    f"be a string. Received: {content!r:.60}"
+                )
+
+    def __repr__(self):
+        return f"ChatTemplate({self.name or self.source!r:.60})"
+
+
+def plain_messages(messages) -> list:
+    """Returns a copy of the messages of a chat, plain lists and dicts.
+
+    Raises:
+        TypeError: if they are not messages.
+    """
+    plain = _plain(messages)
+    if not isinstance(plain, list):
+        raise TypeError(
+            "The messages of a chat must be a list of dicts. Received: "
+            f"{messages!r:.60} of type {type(messages).__name__}"
+        )
+    for message in plain:
+        if not isinstance(message, dict) or not isinstance(
+            message.get("role"), str
+        ):
+            raise TypeError(
+                'Messages must be a list of dicts such as {"role": "user", '
+                f'"content": "Hello"}}. Received: {message!r:.60} of type '
+                f"{type(message).__name__}"
+            )
+    return plain
+
+
+def _content(token):
+    """A token of `tokenizer_config.json`: a string, or a dict of it."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _plain(value):
+    """A copy of plain data alone, which a template can do nothing with."""
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # An array, or a number of NumPy.
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, numbers.Number):
+        return float(value)
+    raise TypeError(
+        "Messages must be made of strings, numbers, lists and dicts. Received: "
+        f"{value!r:.60} of type {type(value).__name__}"
+    )

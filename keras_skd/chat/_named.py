@@ -1,0 +1,79 @@
+"""Chat templates of model families, in Jinja.
+
+Each renders a conversation as the family's own template does, without its tools
+and dates. They are for text: the content of a message is a string.
+"""
+
+_CHATML_TURNS = """\
+{% for message in messages %}
+<|im_start|>{{ message.role }}
+{{ message.content or '' }}<|im_end|>
+{% endfor %}
+{% if add_generation_prompt %}
+<|im_start|>assistant
+{% endif %}
+"""
+
+# Plain ChatML: SmolLM2, Qwen 3 and many others.
+CHATML = _CHATML_TURNS
+
+# Qwen 2 and 2.5 say who they are where nobody else does.
+QWEN = (
+    """\
+{% if not messages or messages[0].role != 'system' %}
+<|im_start|>system
+You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>
+{% endif %}
+"""
+    + _CHATML_TURNS
+)
+
+# Gemma has no turns of the system: what it says stands before the first turn.
+GEMMA = """\
+{{ bos_token }}
+{%- set state = namespace(preface='') %}
+{% for message in messages %}
+{% if message.role == 'system' %}
+{% set state.preface = state.preface ~ message.content | trim ~ '\n\n' %}
+{% else %}
+<start_of_turn>
+{{- 'model' if message.role == 'assistant' else message.role }}
+{{ state.preface ~ (message.content or '') | trim }}<end_of_turn>
+{% set state.preface = '' %}
+{% endif %}
+{% endfor %}
+{% if add_generation_prompt %}
+<start_of_turn>model
+{% endif %}
+"""
+
+LLAMA3 = """\
+{{ bos_token }}
+{%- for message in messages %}
+<|start_header_id|>{{ message.role }}<|end_header_id|>
+
+{{ (message.content or '') | trim }}<|eot_id|>
+{%- endfor %}
+{% if add_generation_prompt %}
+<|start_header_id|>assistant<|end_header_id|>
+
+{% endif %}
+"""
+
+# The tokenizer of Phi 3 drops the line breaks that its own template writes.
+PHI = """\
+{% for message in messages -%}
+<|{{ message.role }}|>{{ message.content or '' }}<|end|>
+{%- endfor %}
+{% if add_generation_prompt -%}
+<|assistant|>
+{%- endif %}
+"""
+
+NAMED = {
+    "chatml": CHATML,
+    "gemma": GEMMA,
+    "llama3": LLAMA3,
+    "phi": PHI,
+    "qwen": QWEN,
+}
