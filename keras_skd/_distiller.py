@@ -22,11 +22,13 @@ from keras_skd._preprocessing import pack_batch
 from keras_skd._preprocessing import pack_generate_inputs
 from keras_skd._preprocessing import prepare
 from keras_skd._preview import Preview
+from keras_skd._saving import Saveable
 from keras_skd._stop_tokens import resolve_stop_token_ids
 from keras_skd.decoding import CachedCausalLM
 
 
-class Distiller(RolloutTrainer, keras.Model):
+@keras.saving.register_keras_serializable("keras_skd")
+class Distiller(Saveable, RolloutTrainer, keras.Model):
     """Distills a big KerasHub causal LM into a small one.
 
     In every step of `fit`, a rollout writes a response to each prompt of the
@@ -45,7 +47,8 @@ class Distiller(RolloutTrainer, keras.Model):
     few positions at a time, and no labels are needed.
 
     Args:
-        teacher: a `keras_hub.models.CausalLM`, the model to learn from.
+        teacher: a `keras_hub.models.CausalLM`, the model to learn from, or
+            `keras_skd.without_lora(student)`, the student's own base.
         student: a `keras_hub.models.CausalLM` with the same tokenizer, the
             model to train. Its encoders of images and sounds are frozen, as
             they have no part in text.
@@ -149,7 +152,7 @@ class Distiller(RolloutTrainer, keras.Model):
         self.teacher = teacher
         self.teacher.trainable = False
         self.student = student
-        _build(teacher.preprocessor, student.preprocessor)
+        self._build_preprocessors()
         # As in KerasHub: it decides whether `compile` scales the loss.
         self.dtype_policy = student.dtype_policy
         _freeze_encoders(student.backbone)
@@ -168,6 +171,7 @@ class Distiller(RolloutTrainer, keras.Model):
         self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
         self._mean_loss = keras.metrics.Mean(name="mean_loss")
         self._compile_for_decoding()
+        self._keep_state()
         # Until `compile` makes its own.
         self._objective = Objective(
             "forward_kl", None, self._teacher_lm, self._student_lm
@@ -249,6 +253,7 @@ class Distiller(RolloutTrainer, keras.Model):
         )
         objective.check_accumulation(self.optimizer)
         self._objective = objective
+        self._auto_scale_loss = auto_scale_loss
         self._compile_for_decoding()
 
     def _cached_models(self):
@@ -608,6 +613,25 @@ class Distiller(RolloutTrainer, keras.Model):
             self.sync_state()
             raise
 
+    def _build_preprocessors(self, again=False):
+        """Keeps Keras from looking at a batch to build them, which needs none.
+
+        On JAX that look would leave a batch in the queue of a `PyDataset` with
+        workers, and `fit` would train on it twice, and not on another.
+
+        Args:
+            again: bool. Whether the special tokens may have changed.
+        """
+        preprocessors = {self.teacher.preprocessor, self.student.preprocessor}
+        if again:
+            preprocessors.add(self.preprocessor)
+        for preprocessor in preprocessors - {None}:
+            # Makes the packer, which is a layer too.
+            if again or not preprocessor.built:
+                preprocessor.build(None)
+            for layer in preprocessor._flatten_layers():
+                layer.built = True
+
     def _resolve_stop_token_ids(self, stop_token_ids):
         return resolve_stop_token_ids(
             stop_token_ids,
@@ -652,18 +676,3 @@ def _check_no_targets(y, **weights):
                 "response counts once, unless `source_weights` of the loss "
                 f"say otherwise. Received: {name}={value!r}"
             )
-
-
-def _build(*preprocessors):
-    """Keeps Keras from looking at a batch to build them, which needs none.
-
-    On JAX that look would leave a batch in the queue of a `PyDataset` with
-    workers, and `fit` would train on it twice, and not on another.
-    """
-    for preprocessor in preprocessors:
-        if preprocessor is None:
-            continue
-        if not preprocessor.built:
-            preprocessor.build(None)  # Makes the packer, which is a layer too.
-        for layer in preprocessor._flatten_layers():
-            layer.built = True

@@ -1,5 +1,6 @@
 """One face for every KerasHub causal LM: hidden states, logits, cache."""
 
+import contextlib
 import functools
 import inspect
 
@@ -9,6 +10,7 @@ from keras import tree
 
 from keras_skd._backend import replay
 from keras_skd._backend import vmap_rows
+from keras_skd._without_lora import WithoutLora
 from keras_skd.decoding._control_flow import while_loop
 
 
@@ -22,7 +24,8 @@ class CachedCausalLM:
     sampling, prompts or who writes.
 
     Args:
-        model: a `keras_hub.models.CausalLM` with `call_with_cache`.
+        model: a `keras_hub.models.CausalLM` with `call_with_cache`, or the
+            base of one, `keras_skd.without_lora(student)`.
         vocabulary_size: int. The number of token ids that both teacher and
             student have. Logits beyond are dropped: such tokens are never
             drawn and have no probability. Defaults to `None`, the model's.
@@ -34,6 +37,9 @@ class CachedCausalLM:
     """
 
     def __init__(self, model, vocabulary_size: int | None = None):
+        self._scope = contextlib.nullcontext
+        if isinstance(model, WithoutLora):
+            self._scope, model = model.scope, model.student
         self.model = model
         self.vocabulary_size = vocabulary_size or model.output.shape[-1]
         parameters = inspect.signature(model.call_with_cache).parameters
@@ -69,9 +75,10 @@ class CachedCausalLM:
             def call(self, token_ids):
                 return build(token_ids, *rest)[1]
 
-        return BuildCache().compute_output_spec(
-            keras.KerasTensor((1, length), "int32")
-        )
+        with self._scope():
+            return BuildCache().compute_output_spec(
+                keras.KerasTensor((1, length), "int32")
+            )
 
     def empty_cache(self, batch_size, length):
         """Zeros in the shape of the model's cache.
@@ -107,7 +114,8 @@ class CachedCausalLM:
             Tensor of shape `(batch, length, hidden_dim)`.
         """
         inputs = self._inputs(token_ids, padding_mask)
-        return self.model.backbone(inputs, training=training)
+        with self._scope():
+            return self.model.backbone(inputs, training=training)
 
     def _inputs(self, token_ids, padding_mask):
         """What the backbone reads: text, and where it can see, no images."""
@@ -139,7 +147,8 @@ class CachedCausalLM:
 
         def read(token_ids, padding_mask, training=False):
             inputs = self._inputs(token_ids, padding_mask)
-            return reader(inputs, training=training)
+            with self._scope():
+                return reader(inputs, training=training)
 
         return read
 
@@ -155,7 +164,8 @@ class CachedCausalLM:
         if not self._has_head:
             return self._shared(hidden_states)
         head = self.model.backbone.token_embedding
-        return self._shared(head(hidden_states, reverse=True))
+        with self._scope():
+            return self._shared(head(hidden_states, reverse=True))
 
     def _shared(self, logits):
         if logits.shape[-1] == self.vocabulary_size:
@@ -182,13 +192,13 @@ class CachedCausalLM:
             `(batch, width, vocabulary_size)` and `(batch, width, hidden_dim)`.
         """
         if self._takes_index:
-            logits, hidden_states, cache = self.model.call_with_cache(
-                token_ids, cache, index
-            )
+            arguments = {"cache_update_index": index}
         else:
             # Left to itself, RWKV-7 takes token 0 for padding.
+            arguments = {"padding_mask": ops.ones_like(token_ids)}
+        with self._scope():
             logits, hidden_states, cache = self.model.call_with_cache(
-                token_ids, cache, padding_mask=ops.ones_like(token_ids)
+                token_ids, cache, **arguments
             )
         if not self._has_head:
             hidden_states = logits

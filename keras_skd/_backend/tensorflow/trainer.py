@@ -2,10 +2,15 @@ import tensorflow as tf
 
 from keras_skd._backend.eager import eager_scope
 from keras_skd._backend.stateful_trainer import StatefulTrainer
+from keras_skd._backend.stateful_trainer import take
 
 
 class RolloutTrainer(StatefulTrainer):
     """The train step, with rollouts for TensorFlow."""
+
+    def skip_batches(self, iterator):
+        take(iterator, self.steps_per_execution)
+        self.num_skipped -= 1
 
     def _make_function(self, step_function):
         """Keras' function of a step, and one for each length of the rows.
