@@ -3,6 +3,8 @@
 import keras_hub
 
 from keras_skd._checks import check_integer
+from keras_skd._saving.models import has_vocabulary
+from keras_skd._without_lora import WithoutLora
 
 
 def check_models(teacher, student):
@@ -19,6 +21,14 @@ def check_models(teacher, student):
     _check_causal_lm("student", student)
     if teacher is None:
         return
+    if isinstance(teacher, WithoutLora):
+        if teacher.student is not student:
+            raise ValueError(
+                "`teacher=without_lora(model)` must be the base of the "
+                "student. Received the base of a different model than "
+                f"`student={student.name!r}`."
+            )
+        return
     _check_causal_lm("teacher", teacher)
     teacher_weights = {id(v) for v in teacher.variables}
     shared = [v for v in student.variables if id(v) in teacher_weights]
@@ -26,7 +36,9 @@ def check_models(teacher, student):
         raise ValueError(
             "`teacher` and `student` must not share weights: the teacher is "
             "frozen and the student is trained. Received models that share "
-            f"{len(shared)} variables. Load or clone the student separately."
+            f"{len(shared)} variables. Load or clone the student separately, or "
+            "train adapters of it against its own base, with "
+            "`teacher=keras_skd.without_lora(student)`."
         )
 
 
@@ -106,6 +118,8 @@ def _check_tokenizers(teacher, student):
     theirs, ours = (m.preprocessor.tokenizer for m in (teacher, student))
     if theirs is ours or not hasattr(theirs, "get_vocabulary"):
         return True
+    if not (has_vocabulary(theirs) and has_vocabulary(ours)):
+        return False  # From a file, they come later.
     theirs_by_id, ours_by_id = _tokens_by_id(theirs), _tokens_by_id(ours)
     for token_id in sorted(theirs_by_id.keys() & ours_by_id.keys()):
         a, b = theirs_by_id[token_id], ours_by_id[token_id]

@@ -24,13 +24,15 @@ from keras_skd._preprocessing import pack_batch
 from keras_skd._preprocessing import pack_generate_inputs
 from keras_skd._preprocessing import prepare
 from keras_skd._preview import Preview
+from keras_skd._saving import Saveable
 from keras_skd._stop_tokens import resolve_stop_token_ids
 from keras_skd.chat import ChatTemplate
 from keras_skd.decoding import CachedCausalLM
 from keras_skd.decoding._records import recording
 
 
-class Distiller(RolloutTrainer, keras.Model):
+@keras.saving.register_keras_serializable("keras_skd")
+class Distiller(Saveable, RolloutTrainer, keras.Model):
     """Distills a big KerasHub causal LM into a small one.
 
     In every step of `fit`, a rollout writes a response to each prompt of the
@@ -49,7 +51,8 @@ class Distiller(RolloutTrainer, keras.Model):
     few positions at a time, and no labels are needed.
 
     Args:
-        teacher: a `keras_hub.models.CausalLM`, the model to learn from. With
+        teacher: a `keras_hub.models.CausalLM`, the model to learn from, or
+            `keras_skd.without_lora(student)`, the student's own base. With
             `None`, the student is fine-tuned on the responses of the data
             (SFT), which is how a teacher learns its task.
         student: a `keras_hub.models.CausalLM` with the same tokenizer, the
@@ -175,19 +178,19 @@ class Distiller(RolloutTrainer, keras.Model):
             teacher_sequence_length,
             {"teacher": teacher or student, "student": student},
             self.vocabulary_size,
-            long_prompts,
-            empty_rows,
-            columns,
-            chat_template,
-            teacher_chat_template,
-            assistant_turns,
+            long_prompts=long_prompts,
+            empty_rows=empty_rows,
+            columns=columns,
+            chat_template=chat_template,
+            teacher_chat_template=teacher_chat_template,
+            assistant_turns=assistant_turns,
         )
         self.teacher = teacher
         self.student = student
         if teacher is not None:
             teacher.trainable = False
         _freeze_encoders(student.backbone)
-        _build(*(m.preprocessor for m in (teacher, student) if m is not None))
+        self._build_preprocessors()
         # As in KerasHub: it decides whether `compile` scales the loss.
         self.dtype_policy = student.dtype_policy
         self.sequence_length = self._pack.sequence_length
@@ -199,6 +202,7 @@ class Distiller(RolloutTrainer, keras.Model):
             self.rollout.set_seed(seed)
         self._add_state()
         self._compile_for_decoding()
+        self._keep_state()
         # Until `compile` makes its own.
         self._objective = Objective(
             None, None, self._teacher_lm, self._student_lm
@@ -329,6 +333,7 @@ class Distiller(RolloutTrainer, keras.Model):
         objective.check_accumulation(self.optimizer)
         self._objective = objective
         self._additional_metrics = additional_metrics
+        self._auto_scale_loss = auto_scale_loss
         self._compile_for_decoding()
 
     @property
@@ -754,9 +759,7 @@ class Distiller(RolloutTrainer, keras.Model):
     def _announce_compilation(self):
         """Says why the first step is slow: otherwise it looks like a hang."""
         num_layers = sum(
-            getattr(model.backbone, "num_layers", 0)
-            for model in (self.teacher, self.student)
-            if model is not None
+            getattr(model.backbone, "num_layers", 0) for model in self._models()
         )
         if not num_layers or self.run_eagerly:
             return
@@ -766,6 +769,28 @@ class Distiller(RolloutTrainer, keras.Model):
             f"{seconds:.0f} s on a CPU.",
             flush=True,
         )
+
+    def _models(self):
+        return [m for m in (self.teacher, self.student) if m is not None]
+
+    def _build_preprocessors(self, again=False):
+        """Keeps Keras from looking at a batch to build them, which needs none.
+
+        On JAX that look would leave a batch in the queue of a `PyDataset` with
+        workers, and `fit` would train on it twice, and not on another.
+
+        Args:
+            again: bool. Whether the special tokens may have changed.
+        """
+        preprocessors = {model.preprocessor for model in self._models()}
+        if again:
+            preprocessors.add(self.preprocessor)
+        for preprocessor in preprocessors - {None}:
+            # Makes the packer, which is a layer too.
+            if again or not preprocessor.built:
+                preprocessor.build(None)
+            for layer in preprocessor._flatten_layers():
+                layer.built = True
 
     def _resolve_stop_token_ids(self, stop_token_ids):
         ids = resolve_stop_token_ids(
@@ -847,18 +872,3 @@ def _check_no_targets(y, **weights):
                 "response counts once, unless `source_weights` of the loss "
                 f"say otherwise. Received: {name}={value!r}"
             )
-
-
-def _build(*preprocessors):
-    """Keeps Keras from looking at a batch to build them, which needs none.
-
-    On JAX that look would leave a batch in the queue of a `PyDataset` with
-    workers, and `fit` would train on it twice, and not on another.
-    """
-    for preprocessor in preprocessors:
-        if preprocessor is None:
-            continue
-        if not preprocessor.built:
-            preprocessor.build(None)  # Makes the packer, which is a layer too.
-        for layer in preprocessor._flatten_layers():
-            layer.built = True

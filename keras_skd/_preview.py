@@ -31,7 +31,7 @@ class Preview:
     def __init__(self, rollout, seed):
         self._rollout = rollout
         self._seed = random.getrandbits(31) if seed is None else seed
-        self._state = None
+        self.state = None
 
     def __call__(self, function, x, batch_size):
         num_rows = len(x["token_ids"])
@@ -59,12 +59,12 @@ class Preview:
         variables = self._rollout.variables
         training_state = _values(variables)
         try:
-            if self._state is None:
+            if self.state is None:
                 self._rollout.set_seed(derive_seed(self._seed, "preview"))
             else:
-                _assign(variables, self._state)
+                _assign(variables, self.state)
             yield
-            self._state = _values(variables)
+            self.state = _values(variables)
         finally:
             _assign(variables, training_state)
 

@@ -69,6 +69,7 @@ def _ends_of_texts(model, preprocessor):
         received.extend(stop_token_ids)
         return [""]
 
+    model = getattr(model, "student", model)  # Of a `WithoutLora`.
     recorder = object.__new__(type(model))
     vars(recorder).update(vars(model))
     vars(recorder)["generate_function"] = record

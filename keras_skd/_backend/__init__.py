@@ -10,6 +10,7 @@ train step.
 | `replay`              | no-op            | no-op         | traced graph      |
 | `value_and_gradients` | `value_and_grad` | GradientTape  | autograd          |
 | `scale_in_place`      | new array        | new tensor    | in place          |
+| `global_random_state` | none             | none          | of dropout        |
 | a rollout             | `jit`            | XLA           | eager, replays    |
 | ... `run_eagerly`     | `disable_jit`    | eager         | eager             |
 
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 from keras import tree
 
@@ -119,3 +121,16 @@ def scale_in_place(x: Tensor, factor: Tensor) -> Tensor:
     PyTorch scales it in place and takes its memory: `x` is empty afterwards.
     """
     return backend.scale_in_place(x, factor)
+
+
+def global_random_state() -> list[np.ndarray]:
+    """The state of random numbers that no `SeedGenerator` of Keras holds.
+
+    On PyTorch, dropout without a seed draws from PyTorch's own generators.
+    """
+    return backend.global_random_state()
+
+
+def set_global_random_state(states: list[np.ndarray]):
+    """Goes on from what `global_random_state` returned, which is not empty."""
+    backend.set_global_random_state(states)

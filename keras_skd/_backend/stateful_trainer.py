@@ -1,8 +1,27 @@
+import itertools
+
+
 class StatefulTrainer:
     """A rollout, then Keras' train step, where variables hold the state.
 
-    A subclass adds `make_rollout_function`.
+    A subclass adds `make_rollout_function` and `skip_batches`.
     """
+
+    def make_train_function(self, force=False):
+        made = self.train_function
+        super().make_train_function(force)
+        self.num_skipped = 0
+        if self.train_function is made:
+            return
+        train = self.train_function
+
+        def train_or_skip(data):
+            if not self.num_skipped:
+                return train(data)
+            self.skip_batches(data)
+            return self.get_metrics_result()
+
+        self.train_function = train_or_skip
 
     def train_step(self, data):
         rollout = self.rollout_function(self.batch_of(data))
@@ -22,3 +41,14 @@ class StatefulTrainer:
 
     def sync_state(self):
         """Nothing to do: see the JAX trainer."""
+
+
+def take(iterator, count):
+    """Takes up to `count` elements.
+
+    Raises:
+        StopIteration: if there is none.
+    """
+    next(iterator)
+    for _ in itertools.islice(iterator, count - 1):
+        pass

@@ -84,6 +84,7 @@ class Objective:
                 teacher.model.backbone, student.model.backbone
             )
         self.loss = loss
+        self.chunk_size = chunk_size
         self.hidden_state_loss = hidden_state_loss
         self._read_teacher = _reader(teacher, layers[0])
         self._read_student = _reader(student, layers[1])

@@ -88,6 +88,15 @@ class Packer:
                 )
             if sequence_length is None:
                 sequence_length = preprocessor.sequence_length
+        # What a saved distiller is made with again.
+        self.options = {
+            "long_prompts": long_prompts,
+            "empty_rows": empty_rows,
+            "columns": columns,
+            "chat_template": chat_template,
+            "teacher_chat_template": teacher_chat_template,
+            "assistant_turns": assistant_turns,
+        }
         self.preprocessor = preprocessor
         self.models = models or {}
         self.vocabulary_size = vocabulary_size

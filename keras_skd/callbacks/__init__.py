@@ -1,5 +1,6 @@
 """What can be seen and kept while `Distiller.fit` runs."""
 
+from keras_skd.callbacks._backup_and_restore import BackupAndRestore
 from keras_skd.callbacks._generation_metrics import GenerationMetrics
 from keras_skd.callbacks._json_lines import JSONLinesLogger
 from keras_skd.callbacks._rollout_logger import RolloutLogger

@@ -2,6 +2,8 @@ import json
 import numbers
 import pathlib
 
+import keras
+
 from keras_skd.chat._named import NAMED
 
 try:
@@ -12,6 +14,7 @@ except ImportError:
 _FILES = "chat_template.jinja", "tokenizer_config.json"
 
 
+@keras.saving.register_keras_serializable("keras_skd")
 class ChatTemplate:
     """Renders messages to the text that a model was trained to read.
 
@@ -133,6 +136,18 @@ class ChatTemplate:
             if config.get(key)
         }
         return cls(source, **{**tokens, **variables})
+
+    def get_config(self) -> dict:
+        return {
+            "template": self.name or self.source,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+            **self.variables,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "ChatTemplate":
+        return cls(**config)
 
     def with_tokens(self, bos_token, eos_token) -> "ChatTemplate":
         """This template, with tokens where it has none.

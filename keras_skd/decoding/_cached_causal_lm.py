@@ -1,5 +1,6 @@
 """One interface to every KerasHub causal LM: hidden states, logits, cache."""
 
+import contextlib
 import functools
 import inspect
 
@@ -9,6 +10,7 @@ from keras import tree
 
 from keras_skd._backend import replay
 from keras_skd._backend import vmap_rows
+from keras_skd._without_lora import WithoutLora
 from keras_skd.decoding._control_flow import while_loop
 
 
@@ -21,7 +23,8 @@ class CachedCausalLM:
     row its own index. It does no sampling.
 
     Args:
-        model: a `keras_hub.models.CausalLM` with `call_with_cache`.
+        model: a `keras_hub.models.CausalLM` with `call_with_cache`, or the
+            base of one, `keras_skd.without_lora(student)`.
         vocabulary_size: int. The number of token ids that teacher and student
             share. The logits of all other ids are dropped, so that those
             tokens have no probability. Defaults to `None`, the model's own.
@@ -33,6 +36,9 @@ class CachedCausalLM:
     """
 
     def __init__(self, model, vocabulary_size: int | None = None):
+        self._scope = contextlib.nullcontext
+        if isinstance(model, WithoutLora):
+            self._scope, model = model.scope, model.student
         self.model = model
         self.vocabulary_size = vocabulary_size or model.output.shape[-1]
         parameters = inspect.signature(model.call_with_cache).parameters
@@ -68,9 +74,10 @@ class CachedCausalLM:
             def call(self, token_ids):
                 return build(token_ids, *rest)[1]
 
-        return BuildCache().compute_output_spec(
-            keras.KerasTensor((1, length), "int32")
-        )
+        with self._scope():
+            return BuildCache().compute_output_spec(
+                keras.KerasTensor((1, length), "int32")
+            )
 
     def empty_cache(self, batch_size, length):
         """Returns a cache of zeros.
@@ -106,7 +113,8 @@ class CachedCausalLM:
             Tensor of shape `(batch, length, hidden_dim)`.
         """
         inputs = self._inputs(token_ids, padding_mask)
-        return self.model.backbone(inputs, training=training)
+        with self._scope():
+            return self.model.backbone(inputs, training=training)
 
     def _inputs(self, token_ids, padding_mask):
         """The inputs of the backbone: text, and neither images nor audio."""
@@ -138,7 +146,8 @@ class CachedCausalLM:
 
         def read(token_ids, padding_mask, training=False):
             inputs = self._inputs(token_ids, padding_mask)
-            return reader(inputs, training=training)
+            with self._scope():
+                return reader(inputs, training=training)
 
         return read
 
@@ -154,7 +163,8 @@ class CachedCausalLM:
         if not self._has_head:
             return self._shared(hidden_states)
         head = self.model.backbone.token_embedding
-        return self._shared(head(hidden_states, reverse=True))
+        with self._scope():
+            return self._shared(head(hidden_states, reverse=True))
 
     def _shared(self, logits):
         if logits.shape[-1] == self.vocabulary_size:
@@ -181,13 +191,13 @@ class CachedCausalLM:
             `(batch, width, vocabulary_size)` and `(batch, width, hidden_dim)`.
         """
         if self._takes_index:
-            logits, hidden_states, cache = self.model.call_with_cache(
-                token_ids, cache, index
-            )
+            arguments = {"cache_update_index": index}
         else:
             # By default, RWKV-7 treats token 0 as padding.
+            arguments = {"padding_mask": ops.ones_like(token_ids)}
+        with self._scope():
             logits, hidden_states, cache = self.model.call_with_cache(
-                token_ids, cache, padding_mask=ops.ones_like(token_ids)
+                token_ids, cache, **arguments
             )
         if not self._has_head:
             hidden_states = logits

@@ -1,5 +1,7 @@
+from keras_skd._backend.jax.operations import global_random_state
 from keras_skd._backend.jax.operations import replay
 from keras_skd._backend.jax.operations import scale_in_place
+from keras_skd._backend.jax.operations import set_global_random_state
 from keras_skd._backend.jax.operations import value_and_gradients
 from keras_skd._backend.jax.operations import vmap_scope
 from keras_skd._backend.jax.trainer import RolloutTrainer

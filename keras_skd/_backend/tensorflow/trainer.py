@@ -2,6 +2,7 @@ import tensorflow as tf
 
 from keras_skd._backend.eager import eager_scope
 from keras_skd._backend.stateful_trainer import StatefulTrainer
+from keras_skd._backend.stateful_trainer import take
 
 
 class RolloutTrainer(StatefulTrainer):
@@ -9,6 +10,10 @@ class RolloutTrainer(StatefulTrainer):
 
     # Measured with two cores: it goes into a message that asks for patience.
     compile_seconds_per_layer = 2.8
+
+    def skip_batches(self, iterator):
+        take(iterator, self.steps_per_execution)
+        self.num_skipped -= 1
 
     def _make_function(self, step_function):
         """Makes Keras' step function, separately for each sequence length.

@@ -26,3 +26,15 @@ def scale_in_place(x, factor):
     # Drops the last other reference, so that autograd can accumulate in place.
     x.set_()
     return result
+
+
+def global_random_state():
+    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    return [state.numpy() for state in states]
+
+
+def set_global_random_state(states):
+    cpu, *gpus = map(torch.from_numpy, states)
+    torch.set_rng_state(cpu)
+    if len(gpus) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(gpus)

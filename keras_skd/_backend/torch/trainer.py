@@ -2,6 +2,8 @@ import torch
 
 from keras_skd._backend.eager import eager_scope
 from keras_skd._backend.stateful_trainer import StatefulTrainer
+from keras_skd._backend.torch.operations import global_random_state
+from keras_skd._backend.torch.operations import set_global_random_state
 from keras_skd._backend.torch.replay import frozen_weights
 
 
@@ -10,6 +12,16 @@ class RolloutTrainer(StatefulTrainer):
 
     # Measured with two cores: it goes into a message that asks for patience.
     compile_seconds_per_layer = 0.5
+
+    def _symbolic_build(self, *args, **kwargs):
+        # Keras builds metrics in the first `fit` with a forward pass, whose
+        # dropout draws: a training that was loaded would draw once more.
+        states = global_random_state()
+        super()._symbolic_build(*args, **kwargs)
+        set_global_random_state(states)
+
+    def skip_batches(self, data):
+        self.num_skipped -= 1
 
     def make_rollout_function(self, rollout):
         @torch.no_grad()

@@ -1,0 +1,4 @@
+"""How a distiller is saved, loaded and cloned."""
+
+from keras_skd._saving.files import complete_file
+from keras_skd._saving.saveable import Saveable
