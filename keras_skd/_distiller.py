@@ -191,6 +191,10 @@ class Distiller(RolloutTrainer, keras.Model):
         self._seed = seed
         if seed is not None:
             self.rollout.set_seed(seed)
+        self._make_state()
+        self.built = True
+
+    def _make_state(self):
         # The number of batches trained on, for schedules.
         self.training_step = self.add_weight(
             shape=(), dtype="int32", trainable=False, name="training_step"
@@ -204,7 +208,6 @@ class Distiller(RolloutTrainer, keras.Model):
         self._objective = Objective(
             "forward_kl", None, self._teacher_lm, self._student_lm
         )
-        self.built = True
 
     @property
     def preprocessor(self):

@@ -2,6 +2,7 @@
 
 from keras_skd._preprocessing.special_tokens import SpecialTokens
 from keras_skd.chat import ChatTemplate
+from keras_skd.chat._chat_template import with_tokens
 
 # A chat to learn from how a template ends a turn.
 _QUESTION = {"role": "user", "content": "QUESTION"}
@@ -28,7 +29,8 @@ class ChatRenderer:
                 raise type(error)(
                     f"In `{argument}`: {error}"
                 ) from error.__cause__
-        self._template = template.with_tokens(
+        self._template = with_tokens(
+            template,
             getattr(tokenizer, "start_token", None),
             getattr(tokenizer, "end_token", None),
         )
@@ -51,7 +53,7 @@ class ChatRenderer:
                 f"`{argument}` leaves out what the assistant says. Received: "
                 f"{self._template!r}"
             )
-        self.end_of_turn = next(iter(self._tokens.find(rest)), None)
+        self.end_of_turn: str | None = next(iter(self._tokens.find(rest)), None)
 
     def prompt(self, chat):
         """The text of a chat up to the beginning of the assistant's turn."""
@@ -102,7 +104,8 @@ class ChatRenderer:
         tokens = self._tokens.find(turn)
         if not tokens:
             return len(turn)
-        token = self.end_of_turn if self.end_of_turn in tokens else tokens[-1]
+        ends = [token for token in tokens if token == self.end_of_turn]
+        token = [*tokens, *ends][-1]
         return turn.rindex(token) + len(token)
 
     def _as_text(self, chat):

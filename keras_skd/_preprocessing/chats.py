@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from typing import Any
 
 from keras_skd._preprocessing.chat_renderer import ChatRenderer
 from keras_skd.chat._chat_template import plain_messages
@@ -67,7 +68,9 @@ class Chats:
             )
         self.assistant_turns = assistant_turns
         self._tokenizer = tokenizer
-        self._student = self._teacher = None
+        # Without a template, a call says so before anything is rendered.
+        self._student: Any = None
+        self._teacher: Any = None
         if template is not None:
             self._student = ChatRenderer(tokenizer, template, "chat_template")
         if teacher_template is not None:
@@ -129,7 +132,7 @@ class Chats:
         # All in one call of the tokenizer, which takes the time.
         flat = [text for texts in turns for text in texts]
         encoded = iter(self._student.encode(flat))
-        rows = {"prompts": [], "responses": [], "trained": []}
+        rows: dict = {"prompts": [], "responses": [], "trained": []}
         for texts in turns:
             prompt, *rest = itertools.islice(encoded, len(texts))
             rows["prompts"].append(prompt)

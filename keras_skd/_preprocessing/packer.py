@@ -8,13 +8,12 @@ from keras_skd._preprocessing.column_names import ColumnNames
 from keras_skd._preprocessing.columns import to_array
 from keras_skd._preprocessing.columns import to_chats
 from keras_skd._preprocessing.columns import to_strings
+from keras_skd._preprocessing.empty_rows import EmptyRows
 from keras_skd._preprocessing.long_prompts import LongPrompts
 from keras_skd._preprocessing.skipped_rows import Skipped
 from keras_skd._preprocessing.token_ids import check_token_ids
 from keras_skd._preprocessing.token_ids import check_vocabulary
 from keras_skd._preprocessing.token_ids import prompt_lengths
-
-EMPTY_ROWS = ("error", "skip", "keep")
 
 
 class Packer:
@@ -74,11 +73,6 @@ class Packer:
         teacher_chat_template=None,
         assistant_turns="last",
     ):
-        if empty_rows not in EMPTY_ROWS:
-            raise ValueError(
-                f"`empty_rows` must be one of {list(EMPTY_ROWS)}. Received: "
-                f"{empty_rows!r}"
-            )
         if preprocessor is not None:
             if not hasattr(preprocessor, "tokenizer"):
                 raise TypeError(
@@ -92,7 +86,7 @@ class Packer:
         self.models = models or {}
         self.vocabulary_size = vocabulary_size
         self.long_prompts = LongPrompts(long_prompts)
-        self.empty_rows = empty_rows
+        self.empty_rows = EmptyRows(empty_rows)
         self.column_names = ColumnNames(columns, preprocessor is not None)
         self.chats = Chats(
             getattr(preprocessor, "tokenizer", None),
@@ -132,14 +126,14 @@ class Packer:
         packer = copy.copy(self)
         if self.long_prompts.rule == "skip":
             packer.long_prompts = LongPrompts("error")
-        if self.empty_rows == "skip":
-            packer.empty_rows = "error"
+        if self.empty_rows.rule == "skip":
+            packer.empty_rows = EmptyRows("error")
         return packer
 
     @property
     def skips(self):
         """Whether there may be fewer rows out than in."""
-        return "skip" in (self.long_prompts.rule, self.empty_rows)
+        return "skip" in (self.long_prompts.rule, self.empty_rows.rule)
 
     def _check_length(self, length, name, readers=("teacher", "student")):
         # At least a prompt token and a response token.
@@ -335,7 +329,8 @@ class Packer:
             `(kept, excess, skipped)`, the second a list of the student's and,
             where there are any, of the teacher's, the third a `Skipped`.
         """
-        empty = self._empty_rows(lengths, without_text, shown)
+        key = "token_ids" if shown is None else "prompts"
+        empty = self.empty_rows.find(lengths, without_text, key)
         # An empty row leaves room for anything.
         lengths = np.where(empty, 1, lengths)
 
@@ -376,31 +371,6 @@ class Packer:
         kept &= fits
         excess = [excess, teacher_excess]
         return kept & ~empty, excess, _skipped(kept, empty)
-
-    def _empty_rows(self, lengths, without_text, shown):
-        """Which rows are skipped because nobody can learn from them."""
-        no_prompt = lengths == 0
-        no_response = np.zeros_like(no_prompt)
-        if self.empty_rows != "keep":
-            no_response[: len(without_text)] = without_text
-        if self.empty_rows == "skip":
-            return no_prompt | no_response
-        if no_prompt.any():
-            key = "token_ids" if shown is None else "prompts"
-            raise ValueError(
-                f'"{key}" must have a token to continue from in every row. '
-                "Received: a prompt of 0 tokens in row "
-                f"{np.argmax(no_prompt)}. Add a start token or some text, or "
-                'leave such rows out with `empty_rows="skip"`.'
-            )
-        if no_response.any():
-            raise ValueError(
-                "A row has an empty response. Received: nothing after the "
-                f"prompt in row {np.argmax(no_response)}. Leave such rows out "
-                'with `Distiller(empty_rows="skip")`, or train on the end '
-                'token alone with `empty_rows="keep"`.'
-            )
-        return no_response
 
     def _check_models(self, packed):
         hint = ""

@@ -11,6 +11,8 @@ _LOOKS_SPECIAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 # What is nothing else. A template may have other words in angle brackets.
 _IS_SPECIAL = re.compile(r"<\|[^<>|\s]+\|>|<(?:start|end)_of_turn>")
 
+_FIRST_WORD = re.compile(r"\W*[^\W_]*")
+
 
 class SpecialTokens:
     """Encodes text with special tokens in it, each as its single id.
@@ -55,7 +57,7 @@ class SpecialTokens:
 
         def break_up(match):
             token = match[0]
-            end = re.match(r"\W*[^\W_]*", token).end()
+            end = len(_FIRST_WORD.findall(token)[0])
             return f"{_BREAK}{token[:end]}{_BREAK}{token[end:]}{_BREAK}"
 
         return self._pattern.sub(break_up, text.replace(_BREAK, ""))

@@ -6,6 +6,7 @@ generators does the rest, on each backend.
 
 import itertools
 import operator
+from collections.abc import Callable
 
 from keras.src.trainers.data_adapters.generator_data_adapter import (
     GeneratorDataAdapter,
@@ -72,6 +73,8 @@ class _Passes(GeneratorDataAdapter):
         batches: generator, the first pass.
         stream: a `Stream`, for the others.
     """
+
+    generator: Callable
 
     def __init__(self, batches, stream):
         first = next(batches, None)

@@ -1,5 +1,6 @@
 import json
 import numbers
+import os
 import pathlib
 
 from keras_skd.chat._named import NAMED
@@ -7,7 +8,7 @@ from keras_skd.chat._named import NAMED
 try:
     from keras_skd.chat._sandbox import compile_template
 except ImportError:
-    compile_template = None
+    compile_template = None  # type: ignore[assignment]
 
 _FILES = "chat_template.jinja", "tokenizer_config.json"
 
@@ -35,9 +36,17 @@ class ChatTemplate:
 
     Example:
 
-    >>> template = keras_skd.chat.ChatTemplate("phi")
-    >>> template.render([{"role": "user", "content": "Hello"}])
-    '<|user|>Hello<|end|>'
+    ```python
+    template = keras_skd.chat.ChatTemplate("chatml")
+    print(
+        template.render(
+            [{"role": "user", "content": "Why?"}], add_generation_prompt=True
+        )
+    )
+    # <|im_start|>user
+    # Why?<|im_end|>
+    # <|im_start|>assistant
+    ```
 
     Reference:
 
@@ -77,7 +86,9 @@ class ChatTemplate:
         self._template = compile_template(self.source)
 
     @classmethod
-    def from_preset(cls, folder, **variables) -> "ChatTemplate":
+    def from_preset(
+        cls, folder: str | os.PathLike, **variables
+    ) -> "ChatTemplate":
         """Reads the template that comes with a tokenizer.
 
         KerasHub keeps no chat templates. This finds the one in the folder of a
@@ -134,20 +145,6 @@ class ChatTemplate:
         }
         return cls(source, **{**tokens, **variables})
 
-    def with_tokens(self, bos_token, eos_token) -> "ChatTemplate":
-        """This template, with tokens where it has none.
-
-        Args:
-            bos_token: str or `None`. The tokenizer's start token.
-            eos_token: str or `None`. The tokenizer's end token.
-        """
-        return type(self)(
-            self.name or self.source,
-            bos_token=self.bos_token or bos_token,
-            eos_token=self.eos_token or eos_token,
-            **self.variables,
-        )
-
     def render(
         self, messages: list[dict], add_generation_prompt: bool = False
     ) -> str:
@@ -198,6 +195,24 @@ class ChatTemplate:
         return f"ChatTemplate({self.name or self.source!r:.60})"
 
 
+def with_tokens(
+    template: ChatTemplate, bos_token: str | None, eos_token: str | None
+) -> ChatTemplate:
+    """Returns a template that knows the tokens of a tokenizer.
+
+    Args:
+        template: a `ChatTemplate`, whose own tokens come first.
+        bos_token: str or `None`. The tokenizer's start token.
+        eos_token: str or `None`. The tokenizer's end token.
+    """
+    return ChatTemplate(
+        template.name or template.source,
+        bos_token=template.bos_token or bos_token,
+        eos_token=template.eos_token or eos_token,
+        **template.variables,
+    )
+
+
 def plain_messages(messages) -> list:
     """Returns a copy of the messages of a chat, plain lists and dicts.
 
@@ -241,7 +256,7 @@ def _plain(value):
         return _plain(value.tolist())
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, numbers.Number):
+    if isinstance(value, numbers.Real):
         return float(value)
     raise TypeError(
         "Messages must be made of strings, numbers, lists and dicts. Received: "

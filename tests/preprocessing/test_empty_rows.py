@@ -72,7 +72,7 @@ def test_long_and_empty_rows_are_told_apart():
     pack = Packer(
         _preprocessor(), LENGTH, long_prompts="skip", empty_rows="skip"
     )
-    with pytest.warns(UserWarning) as w:
+    with pytest.warns(UserWarning, match="Skipped") as w:
         packed = gather(data, pack)
     messages = [str(x.message) for x in w]
     assert len(messages) == 2 and len(packed["token_ids"]) == 1
