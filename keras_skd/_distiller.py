@@ -77,9 +77,11 @@ class Distiller(RolloutTrainer, keras.Model):
             `"truncate_right"`, which drop tokens from that side (but not the
             start token) until one more fits. The same for
             `"teacher_prompts"`.
-        empty_rows: what happens to rows with an empty response, or with no
-            token to continue from: `"error"` (the default); `"skip"`, as with
-            `long_prompts`; `"keep"`, which trains on the end token alone.
+        empty_rows: what happens to rows with an empty response: `"keep"` (the
+            default), which trains on the end token alone, with a warning that
+            says how many they are; `"skip"`, as with `long_prompts`; or
+            `"error"`. A row with no token to continue from is skipped, too, or
+            else an error.
         columns: dict from the names `"prompts"`, `"responses"`, ... to those of
             the data, such as `{"prompts": "question"}`, where they differ.
             Columns that are not read are ignored, with a warning that names
@@ -146,7 +148,7 @@ class Distiller(RolloutTrainer, keras.Model):
         stop_token_ids: str | tuple[int, ...] | None = "auto",
         vocabulary_size: int | None = None,
         long_prompts: str = "error",
-        empty_rows: str = "error",
+        empty_rows: str = "keep",
         columns: dict[str, str] | None = None,
         chat_template: str | ChatTemplate | None = None,
         teacher_chat_template: str | ChatTemplate | None = None,

@@ -125,9 +125,7 @@ def trained():
         student_sampler="greedy",
         teacher_sampler="greedy",
     )
-    distiller = keras_skd.Distiller(
-        teacher, student, rollout=rollout, empty_rows="keep"
-    )
+    distiller = keras_skd.Distiller(teacher, student, rollout=rollout)
     distiller.compile(optimizer=keras.optimizers.Adam(0.02))
     before = {"teacher": _weights(teacher), "student": _weights(student)}
     observed = Observe()

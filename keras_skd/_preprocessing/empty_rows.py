@@ -2,18 +2,18 @@
 
 import numpy as np
 
-RULES = ("error", "skip", "keep")
+RULES = ("keep", "skip", "error")
 
 
 class EmptyRows:
-    """Refuses, skips or keeps rows without a prompt or a response.
+    """Keeps, skips or refuses rows without a prompt or a response.
 
     Args:
-        rule: str. `"error"`, `"skip"` or `"keep"`. A row without a token to
+        rule: str. `"keep"`, `"skip"` or `"error"`. A row without a token to
             continue from cannot be kept.
     """
 
-    def __init__(self, rule="error"):
+    def __init__(self, rule="keep"):
         if rule not in RULES:
             raise ValueError(
                 f"`empty_rows` must be one of {list(RULES)}. Received: {rule!r}"
@@ -26,18 +26,15 @@ class EmptyRows:
         Args:
             lengths: int array of shape `(batch,)`, the tokens of each prompt.
             without_text: bool array of shape `(batch,)`, which responses are
-                empty; of no length where there are none.
+                empty.
             key: str. The column of the prompts, for the errors.
 
         Returns:
             A bool array of shape `(batch,)`.
         """
         no_prompt = lengths == 0
-        no_response = np.zeros_like(no_prompt)
-        if self.rule != "keep":
-            no_response[: len(without_text)] = without_text
         if self.rule == "skip":
-            return no_prompt | no_response
+            return no_prompt | without_text
         if no_prompt.any():
             raise ValueError(
                 f'"{key}" must have a token to continue from in every row. '
@@ -45,11 +42,11 @@ class EmptyRows:
                 f"{np.argmax(no_prompt)}. Add a start token or some text, or "
                 'leave such rows out with `Distiller(empty_rows="skip")`.'
             )
-        if no_response.any():
+        if self.rule == "error" and without_text.any():
             raise ValueError(
                 "A row has an empty response. Received: nothing after the "
-                f"prompt in row {np.argmax(no_response)}. Leave such rows out "
-                'with `Distiller(empty_rows="skip")`, or train on the end '
+                f"prompt in row {np.argmax(without_text)}. Leave such rows out "
+                'with `Distiller(empty_rows="skip")`, or train on their end '
                 'token alone with `empty_rows="keep"`.'
             )
-        return no_response
+        return np.zeros_like(no_prompt)

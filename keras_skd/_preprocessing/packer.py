@@ -10,7 +10,7 @@ from keras_skd._preprocessing.columns import to_chats
 from keras_skd._preprocessing.columns import to_strings
 from keras_skd._preprocessing.empty_rows import EmptyRows
 from keras_skd._preprocessing.long_prompts import LongPrompts
-from keras_skd._preprocessing.skipped_rows import Skipped
+from keras_skd._preprocessing.row_report import RowCounts
 from keras_skd._preprocessing.token_ids import check_token_ids
 from keras_skd._preprocessing.token_ids import check_vocabulary
 from keras_skd._preprocessing.token_ids import prompt_lengths
@@ -38,8 +38,8 @@ class Packer:
         long_prompts: `"error"`, `"skip"`, `"truncate_left"` or
             `"truncate_right"`, what happens to prompts that leave no room for
             a response. Defaults to `"error"`.
-        empty_rows: `"error"`, `"skip"` or `"keep"`, what happens to rows
-            without a prompt or a response. Defaults to `"error"`.
+        empty_rows: `"keep"`, `"skip"` or `"error"`, what happens to rows
+            without a prompt or a response. Defaults to `"keep"`.
         columns: dict from the names below to the data's, for those that
             differ. Defaults to `None`.
         chat_template, teacher_chat_template, assistant_turns: as of `Chats`.
@@ -67,7 +67,7 @@ class Packer:
         models=None,
         vocabulary_size=None,
         long_prompts="error",
-        empty_rows="error",
+        empty_rows="keep",
         columns=None,
         chat_template=None,
         teacher_chat_template=None,
@@ -153,7 +153,7 @@ class Packer:
         """Packs a batch, as a call does.
 
         Returns:
-            `(packed, skipped)`, the second the `Skipped` of the batch.
+            `(packed, counts)`, the second the `RowCounts` of the batch.
         """
         if not isinstance(batch, dict):
             raise TypeError(
@@ -165,11 +165,11 @@ class Packer:
         chats = batch.pop("messages", None)
         batch = {key: to_array(key, value) for key, value in batch.items()}
         if self.preprocessor is None:
-            packed, skipped = self._pack_token_ids(batch)
+            packed, counts = self._pack_token_ids(batch)
         else:
-            packed, skipped = self._pack_strings(batch, chats)
+            packed, counts = self._pack_strings(batch, chats)
         self._check_models(packed)
-        return packed, skipped
+        return packed, counts
 
     def _pack_strings(self, batch, chats):
         text = {key: to_strings(key, value) for key, value in batch.items()}
@@ -190,7 +190,7 @@ class Packer:
             for key in ("prompts", "teacher_prompts")
             if key in rows
         }
-        kept, excess, skipped = self._fit(
+        kept, excess, counts = self._fit(
             lengths["prompts"],
             lengths.get("teacher_prompts"),
             self.sequence_length,
@@ -208,13 +208,14 @@ class Packer:
             key: [row for row, keep in zip(values, kept) if keep]
             for key, values in rows.items()
         }
-        return self._pad_rows(rows), skipped
+        return self._pad_rows(rows), counts
 
     def _without_text(self, rows):
         """Whether the response of each row is empty, up to its end."""
-        responses = rows.get("responses", [])
+        if "responses" not in rows:
+            return None
         ends = {*self.chats.end_of_turn_ids} if "trained" in rows else set()
-        return np.array([not {*row} - ends for row in responses], "bool")
+        return np.array([not {*row} - ends for row in rows["responses"]])
 
     def _pad_rows(self, rows):
         prompts = rows["prompts"]
@@ -260,7 +261,7 @@ class Packer:
         if "teacher_token_ids" in batch:
             self._check_one_response()
             teacher_lengths = batch["teacher_padding_mask"].sum(1)
-        kept, excess, skipped = self._fit(
+        kept, excess, counts = self._fit(
             lengths,
             teacher_lengths,
             batch["token_ids"].shape[1],
@@ -275,7 +276,7 @@ class Packer:
                 row = ids[i, mask[i]].tolist()
                 row = self.long_prompts.truncate(row, amount[i])
                 ids[i : i + 1], mask[i : i + 1] = _pad([row], ids.shape[1])
-        return {key: value[kept] for key, value in batch.items()}, skipped
+        return {key: value[kept] for key, value in batch.items()}, counts
 
     def _check_one_response(self):
         if self.chats.assistant_turns == "all":
@@ -313,7 +314,7 @@ class Packer:
         length,
         teacher_length,
         shown=None,
-        without_text=(),
+        without_text=None,
     ):
         """Which rows are kept, and how many tokens their prompts lose.
 
@@ -323,13 +324,15 @@ class Packer:
             length, teacher_length: ints, those of the rows.
             shown: list of what errors show of each prompt, or `None`.
             without_text: bool array of shape `(batch,)`, which responses are
-                empty. May be of no length.
+                empty. Defaults to `None`, none.
 
         Returns:
-            `(kept, excess, skipped)`, the second a list of the student's and,
-            where there are any, of the teacher's, the third a `Skipped`.
+            `(kept, excess, counts)`, the second a list of the student's and,
+            where there are any, of the teacher's, the third the `RowCounts`.
         """
         key = "token_ids" if shown is None else "prompts"
+        if without_text is None:
+            without_text = np.zeros(len(lengths), "bool")
         empty = self.empty_rows.find(lengths, without_text, key)
         # An empty row leaves room for anything.
         lengths = np.where(empty, 1, lengths)
@@ -348,7 +351,7 @@ class Packer:
 
         kept, excess = self.long_prompts.fit(lengths, length - 1, explain)
         if teacher_lengths is None:
-            return kept & ~empty, [excess], _skipped(kept, empty)
+            return kept & ~empty, [excess], _counts(kept, empty, without_text)
         teacher_lengths = np.where(empty, 1, teacher_lengths)
         response = length - (lengths - excess)
 
@@ -370,7 +373,7 @@ class Packer:
         )
         kept &= fits
         excess = [excess, teacher_excess]
-        return kept & ~empty, excess, _skipped(kept, empty)
+        return kept & ~empty, excess, _counts(kept, empty, without_text)
 
     def _check_models(self, packed):
         hint = ""
@@ -417,10 +420,14 @@ def _check_lengths(text):
             )
 
 
-def _skipped(fits, empty):
-    """What is skipped, from which rows fit and which are empty."""
-    long = int((~fits & ~empty).sum())
-    return Skipped(long, int(empty.sum()), len(empty))
+def _counts(fits, empty, without_text):
+    """What is skipped and kept, of all rows of a batch."""
+    return RowCounts(
+        long=int((~fits & ~empty).sum()),
+        empty=int(empty.sum()),
+        silent=int((fits & without_text & ~empty).sum()),
+        total=len(empty),
+    )
 
 
 def _pad(rows, length):

@@ -52,7 +52,7 @@ PROMPTS = {
 @functools.cache
 def _preprocessor():
     letters = " ".join(string.ascii_letters + string.digits + "+=?")
-    return tokenizers.gemma([*tokenizers.SENTENCES, letters])
+    return tokenizers.gemma([*tokenizers.SENTENCES, letters], turns=True)
 
 
 def _model(seed):
