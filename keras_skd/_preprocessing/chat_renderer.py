@@ -1,5 +1,7 @@
 """What one chat template makes of a chat, cut into turns and encoded."""
 
+import itertools
+
 from keras_skd._preprocessing.special_tokens import SpecialTokens
 from keras_skd.chat import ChatTemplate
 from keras_skd.chat._chat_template import with_tokens
@@ -95,9 +97,24 @@ class ChatRenderer:
             start = len(prompt) + len(turn)
         return turns
 
-    def encode(self, texts):
-        """Token ids of each text, lists of int."""
-        return self._tokens.encode(texts)
+    def encode(self, turns):
+        """Token ids of a prompt and of turns, as `turns` returns them.
+
+        Args:
+            turns: list of lists of str.
+
+        Returns:
+            List of lists of lists of int.
+        """
+        texts = [text for row in turns for text in row]
+        continues = [
+            i > 0 and not self._tokens.ends_with_token(row[i - 1])
+            for row in turns
+            for i in range(len(row))
+        ]
+        # All in one call of the tokenizer, which takes the time.
+        encoded = iter(self._tokens.encode(texts, continues))
+        return [list(itertools.islice(encoded, len(row))) for row in turns]
 
     def _length(self, turn):
         """How much of it is the turn, with its end and without what follows."""
