@@ -88,7 +88,7 @@ $(VENV)/pip.stamp:
 
 $(VENV)/test.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp
 	@echo "Installing into $(VENV), which takes minutes the first time."
-	$(PIP) -e ".[examples]" --group test $(PINS) $(PIN_jax)
+	$(PIP) -e ".[chat,examples]" --group test $(PINS) $(PIN_jax)
 	touch $@
 
 $(VENV)/demo-%.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp

@@ -85,9 +85,11 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             `"truncate_right"`, which drop tokens from that side (but not the
             start token) until one more fits. The same for
             `"teacher_prompts"`.
-        empty_rows: what happens to rows with an empty response, or with no
-            token to continue from: `"error"` (the default); `"skip"`, as with
-            `long_prompts`; `"keep"`, which trains on the end token alone.
+        empty_rows: what happens to rows with an empty response: `"keep"` (the
+            default), which trains on the end token alone, with a warning that
+            says how many they are; `"skip"`, as with `long_prompts`; or
+            `"error"`. A row with no token to continue from is skipped, too, or
+            else an error.
         columns: dict from the names `"prompts"`, `"responses"`, ... to those of
             the data, such as `{"prompts": "question"}`, where they differ.
             Columns that are not read are ignored, with a warning that names
@@ -154,7 +156,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         stop_token_ids: str | tuple[int, ...] | None = "auto",
         vocabulary_size: int | None = None,
         long_prompts: str = "error",
-        empty_rows: str = "error",
+        empty_rows: str = "keep",
         columns: dict[str, str] | None = None,
         chat_template: str | ChatTemplate | None = None,
         teacher_chat_template: str | ChatTemplate | None = None,
@@ -200,17 +202,11 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self._seed = seed
         if seed is not None:
             self.rollout.set_seed(seed)
-        self._add_state()
-        self._compile_for_decoding()
-        self._keep_state()
-        # Until `compile` makes its own.
-        self._objective = Objective(
-            None, None, self._teacher_lm, self._student_lm
-        )
+        self._make_state()
         self.built = True
 
-    def _add_state(self):
-        """Adds what Keras carries from step to step, and saves."""
+    def _make_state(self):
+        """Makes what Keras carries from step to step, and saves."""
         # The number of batches trained on, for schedules.
         self.training_step = self.add_weight(
             shape=(), dtype="int32", trainable=False, name="training_step"
@@ -221,6 +217,12 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self._additional_metrics = AdditionalMetrics([], self.rollout, None)
         if self.teacher is not None:
             self._mean_kl = keras.metrics.Mean(name="kl")
+        self._compile_for_decoding()
+        self._keep_state()
+        # Until `compile` makes its own.
+        self._objective = Objective(
+            None, None, self._teacher_lm, self._student_lm
+        )
 
     @property
     def preprocessor(self):

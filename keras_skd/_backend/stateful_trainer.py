@@ -19,7 +19,7 @@ class StatefulTrainer:
             if not self.num_skipped:
                 return train(data)
             self.skip_batches(data)
-            return self.get_metrics_result()
+            return self.without_kl(self.get_metrics_result())
 
         self.train_function = train_or_skip
 

@@ -1,7 +1,10 @@
 """What one chat template makes of a chat, cut into turns and encoded."""
 
+import itertools
+
 from keras_skd._preprocessing.special_tokens import SpecialTokens
 from keras_skd.chat import ChatTemplate
+from keras_skd.chat._chat_template import with_tokens
 
 # A chat to learn from how a template ends a turn.
 _QUESTION = {"role": "user", "content": "QUESTION"}
@@ -28,7 +31,8 @@ class ChatRenderer:
                 raise type(error)(
                     f"In `{argument}`: {error}"
                 ) from error.__cause__
-        self._template = template.with_tokens(
+        self._template = with_tokens(
+            template,
             getattr(tokenizer, "start_token", None),
             getattr(tokenizer, "end_token", None),
         )
@@ -51,7 +55,7 @@ class ChatRenderer:
                 f"`{argument}` leaves out what the assistant says. Received: "
                 f"{self._template!r}"
             )
-        self.end_of_turn = next(iter(self._tokens.find(rest)), None)
+        self.end_of_turn: str | None = next(iter(self._tokens.find(rest)), None)
 
     def prompt(self, chat):
         """The text of a chat up to the beginning of the assistant's turn."""
@@ -93,16 +97,32 @@ class ChatRenderer:
             start = len(prompt) + len(turn)
         return turns
 
-    def encode(self, texts):
-        """Token ids of each text, lists of int."""
-        return self._tokens.encode(texts)
+    def encode(self, turns):
+        """Token ids of a prompt and of turns, as `turns` returns them.
+
+        Args:
+            turns: list of lists of str.
+
+        Returns:
+            List of lists of lists of int.
+        """
+        texts = [text for row in turns for text in row]
+        continues = [
+            i > 0 and not self._tokens.ends_with_token(row[i - 1])
+            for row in turns
+            for i in range(len(row))
+        ]
+        # All in one call of the tokenizer, which takes the time.
+        encoded = iter(self._tokens.encode(texts, continues))
+        return [list(itertools.islice(encoded, len(row))) for row in turns]
 
     def _length(self, turn):
         """How much of it is the turn, with its end and without what follows."""
         tokens = self._tokens.find(turn)
         if not tokens:
             return len(turn)
-        token = self.end_of_turn if self.end_of_turn in tokens else tokens[-1]
+        ends = [token for token in tokens if token == self.end_of_turn]
+        token = [*tokens, *ends][-1]
         return turn.rindex(token) + len(token)
 
     def _as_text(self, chat):

@@ -1,7 +1,7 @@
 """Chats as token ids: what a template renders, in prompts and responses."""
 
 import contextlib
-import itertools
+from typing import Any
 
 from keras_skd._preprocessing.chat_renderer import ChatRenderer
 from keras_skd.chat._chat_template import plain_messages
@@ -67,7 +67,9 @@ class Chats:
             )
         self.assistant_turns = assistant_turns
         self._tokenizer = tokenizer
-        self._student = self._teacher = None
+        # Without a template, a call says so before anything is rendered.
+        self._student: Any = None
+        self._teacher: Any = None
         if template is not None:
             self._student = ChatRenderer(tokenizer, template, "chat_template")
         if teacher_template is not None:
@@ -110,10 +112,12 @@ class Chats:
                 turns.append(self._turns(chat))
                 if self._teacher is not None:
                     end = len(chat) - _ends_with_assistant(chat)
-                    of_teacher.append(_prompt(self._teacher, chat[:end]))
+                    of_teacher.append([_prompt(self._teacher, chat[:end])])
         rows = self._encode(turns)
         if self._teacher is not None:
-            rows["teacher_prompts"] = self._teacher.encode(of_teacher)
+            rows["teacher_prompts"] = [
+                prompt for (prompt,) in self._teacher.encode(of_teacher)
+            ]
         return rows
 
     def _turns(self, chat):
@@ -126,12 +130,8 @@ class Chats:
         return self._student.turns(chat, ends)
 
     def _encode(self, turns):
-        # All in one call of the tokenizer, which takes the time.
-        flat = [text for texts in turns for text in texts]
-        encoded = iter(self._student.encode(flat))
-        rows = {"prompts": [], "responses": [], "trained": []}
-        for texts in turns:
-            prompt, *rest = itertools.islice(encoded, len(texts))
+        rows: dict = {"prompts": [], "responses": [], "trained": []}
+        for prompt, *rest in self._student.encode(turns):
             rows["prompts"].append(prompt)
             rows["responses"].append([i for ids in rest for i in ids])
             # Turns of the assistant and of others, alternating.

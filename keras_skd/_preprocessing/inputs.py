@@ -7,11 +7,11 @@ from keras_skd._preprocessing.columns import tf
 from keras_skd._preprocessing.elements import naming
 from keras_skd._preprocessing.elements import no_batch
 from keras_skd._preprocessing.py_dataset import PackedPyDataset
+from keras_skd._preprocessing.row_report import RowReport
 from keras_skd._preprocessing.rows import columns_of_hf_dataset
 from keras_skd._preprocessing.rows import columns_of_rows
 from keras_skd._preprocessing.rows import is_hf_dataset
 from keras_skd._preprocessing.rows import is_rows
-from keras_skd._preprocessing.skipped_rows import SkippedRows
 from keras_skd._preprocessing.stream import Stream
 from keras_skd._preprocessing.stream import is_stream
 from keras_skd._preprocessing.tf_data import pack_tf_data
@@ -140,18 +140,18 @@ def pack_batch(batch, pack, argument="x"):
         dict of NumPy arrays with at least one row.
     """
     with naming(argument):
-        packed, skipped = pack.pack(batch)
+        packed, counts = pack.pack(batch)
         if len(packed["token_ids"]) == 0:
             raise ValueError(
                 "Every prompt leaves no room for a response, or is empty, and "
-                f"was skipped: {skipped.long} and {skipped.empty} of "
-                f"{skipped.total}. Received: "
+                f"was skipped: {counts.long} and {counts.empty} of "
+                f"{counts.total}. Received: "
                 f"`sequence_length={packed['token_ids'].shape[1]}`. Pass a "
                 "larger `sequence_length` to the `Distiller`."
             )
-    rows = SkippedRows(argument)
-    rows.count(skipped)
-    rows.report()
+    report = RowReport(argument)
+    report.count(counts)
+    report.report()
     return packed
 
 

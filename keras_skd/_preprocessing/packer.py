@@ -8,13 +8,12 @@ from keras_skd._preprocessing.column_names import ColumnNames
 from keras_skd._preprocessing.columns import to_array
 from keras_skd._preprocessing.columns import to_chats
 from keras_skd._preprocessing.columns import to_strings
+from keras_skd._preprocessing.empty_rows import EmptyRows
 from keras_skd._preprocessing.long_prompts import LongPrompts
-from keras_skd._preprocessing.skipped_rows import Skipped
+from keras_skd._preprocessing.row_report import RowCounts
 from keras_skd._preprocessing.token_ids import check_token_ids
 from keras_skd._preprocessing.token_ids import check_vocabulary
 from keras_skd._preprocessing.token_ids import prompt_lengths
-
-EMPTY_ROWS = ("error", "skip", "keep")
 
 
 class Packer:
@@ -39,8 +38,8 @@ class Packer:
         long_prompts: `"error"`, `"skip"`, `"truncate_left"` or
             `"truncate_right"`, the handling of prompts that leave no room for
             a response. Defaults to `"error"`.
-        empty_rows: `"error"`, `"skip"` or `"keep"`, what happens to rows
-            without a prompt or a response. Defaults to `"error"`.
+        empty_rows: `"keep"`, `"skip"` or `"error"`, what happens to rows
+            without a prompt or a response. Defaults to `"keep"`.
         columns: dict from the names below to the data's, for those that
             differ. Defaults to `None`.
         chat_template, teacher_chat_template, assistant_turns: as of `Chats`.
@@ -68,17 +67,12 @@ class Packer:
         models=None,
         vocabulary_size=None,
         long_prompts="error",
-        empty_rows="error",
+        empty_rows="keep",
         columns=None,
         chat_template=None,
         teacher_chat_template=None,
         assistant_turns="last",
     ):
-        if empty_rows not in EMPTY_ROWS:
-            raise ValueError(
-                f"`empty_rows` must be one of {list(EMPTY_ROWS)}. Received: "
-                f"{empty_rows!r}"
-            )
         if preprocessor is not None:
             if not hasattr(preprocessor, "tokenizer"):
                 raise TypeError(
@@ -101,7 +95,7 @@ class Packer:
         self.models = models or {}
         self.vocabulary_size = vocabulary_size
         self.long_prompts = LongPrompts(long_prompts)
-        self.empty_rows = empty_rows
+        self.empty_rows = EmptyRows(empty_rows)
         self.column_names = ColumnNames(columns, preprocessor is not None)
         self.chats = Chats(
             getattr(preprocessor, "tokenizer", None),
@@ -141,14 +135,14 @@ class Packer:
         packer = copy.copy(self)
         if self.long_prompts.rule == "skip":
             packer.long_prompts = LongPrompts("error")
-        if self.empty_rows == "skip":
-            packer.empty_rows = "error"
+        if self.empty_rows.rule == "skip":
+            packer.empty_rows = EmptyRows("error")
         return packer
 
     @property
     def skips(self):
         """Whether there may be fewer rows out than in."""
-        return "skip" in (self.long_prompts.rule, self.empty_rows)
+        return "skip" in (self.long_prompts.rule, self.empty_rows.rule)
 
     def _check_length(self, length, name, readers=("teacher", "student")):
         # At least a prompt token and a response token.
@@ -168,7 +162,7 @@ class Packer:
         """Packs a batch, as a call does.
 
         Returns:
-            `(packed, skipped)`, the second the `Skipped` of the batch.
+            `(packed, counts)`, the second the `RowCounts` of the batch.
         """
         if not isinstance(batch, dict):
             raise TypeError(
@@ -180,11 +174,11 @@ class Packer:
         chats = batch.pop("messages", None)
         batch = {key: to_array(key, value) for key, value in batch.items()}
         if self.preprocessor is None:
-            packed, skipped = self._pack_token_ids(batch)
+            packed, counts = self._pack_token_ids(batch)
         else:
-            packed, skipped = self._pack_strings(batch, chats)
+            packed, counts = self._pack_strings(batch, chats)
         self._check_models(packed)
-        return packed, skipped
+        return packed, counts
 
     def _pack_strings(self, batch, chats):
         text = {key: to_strings(key, value) for key, value in batch.items()}
@@ -205,7 +199,7 @@ class Packer:
             for key in ("prompts", "teacher_prompts")
             if key in rows
         }
-        kept, excess, skipped = self._fit(
+        kept, excess, counts = self._fit(
             lengths["prompts"],
             lengths.get("teacher_prompts"),
             self.sequence_length,
@@ -223,13 +217,14 @@ class Packer:
             key: [row for row, keep in zip(values, kept) if keep]
             for key, values in rows.items()
         }
-        return self._pad_rows(rows), skipped
+        return self._pad_rows(rows), counts
 
     def _without_text(self, rows):
         """Whether the response of each row is empty, up to its end."""
-        responses = rows.get("responses", [])
+        if "responses" not in rows:
+            return None
         ends = {*self.chats.end_of_turn_ids} if "trained" in rows else set()
-        return np.array([not {*row} - ends for row in responses], "bool")
+        return np.array([not {*row} - ends for row in rows["responses"]])
 
     def _pad_rows(self, rows):
         prompts = rows["prompts"]
@@ -275,7 +270,7 @@ class Packer:
         if "teacher_token_ids" in batch:
             self._check_one_response()
             teacher_lengths = batch["teacher_padding_mask"].sum(1)
-        kept, excess, skipped = self._fit(
+        kept, excess, counts = self._fit(
             lengths,
             teacher_lengths,
             batch["token_ids"].shape[1],
@@ -290,7 +285,7 @@ class Packer:
                 row = ids[i, mask[i]].tolist()
                 row = self.long_prompts.truncate(row, amount[i])
                 ids[i : i + 1], mask[i : i + 1] = _pad([row], ids.shape[1])
-        return {key: value[kept] for key, value in batch.items()}, skipped
+        return {key: value[kept] for key, value in batch.items()}, counts
 
     def _check_one_response(self):
         if self.chats.assistant_turns == "all":
@@ -328,7 +323,7 @@ class Packer:
         length,
         teacher_length,
         shown=None,
-        without_text=(),
+        without_text=None,
     ):
         """Decides which rows are kept, and how many tokens prompts lose.
 
@@ -338,14 +333,17 @@ class Packer:
             length, teacher_length: ints, those of the rows.
             shown: list of what errors show of each prompt, or `None`.
             without_text: bool array of shape `(batch,)`, which responses are
-                empty. May be of no length.
+                empty. Defaults to `None`, none.
 
         Returns:
-            `(kept, excess, skipped)`, the second a list of an array for the
+            `(kept, excess, counts)`, the second a list of an array for the
             student's prompts and, if the teacher has its own, one for the
-            teacher's, the third a `Skipped`.
+            teacher's, the third the `RowCounts`.
         """
-        empty = self._empty_rows(lengths, without_text, shown)
+        key = "token_ids" if shown is None else "prompts"
+        if without_text is None:
+            without_text = np.zeros(len(lengths), "bool")
+        empty = self.empty_rows.find(lengths, without_text, key)
         # An empty row leaves room for anything.
         lengths = np.where(empty, 1, lengths)
 
@@ -363,7 +361,7 @@ class Packer:
 
         kept, excess = self.long_prompts.fit(lengths, length - 1, explain)
         if teacher_lengths is None:
-            return kept & ~empty, [excess], _skipped(kept, empty)
+            return kept & ~empty, [excess], _counts(kept, empty, without_text)
         teacher_lengths = np.where(empty, 1, teacher_lengths)
         response = length - (lengths - excess)
 
@@ -385,32 +383,7 @@ class Packer:
         )
         kept &= fits
         excess = [excess, teacher_excess]
-        return kept & ~empty, excess, _skipped(kept, empty)
-
-    def _empty_rows(self, lengths, without_text, shown):
-        """Which rows are skipped because nobody can learn from them."""
-        no_prompt = lengths == 0
-        no_response = np.zeros_like(no_prompt)
-        if self.empty_rows != "keep":
-            no_response[: len(without_text)] = without_text
-        if self.empty_rows == "skip":
-            return no_prompt | no_response
-        if no_prompt.any():
-            key = "token_ids" if shown is None else "prompts"
-            raise ValueError(
-                f'"{key}" must have a token to continue from in every row. '
-                "Received: a prompt of 0 tokens in row "
-                f"{np.argmax(no_prompt)}. Add a start token or some text, or "
-                'leave such rows out with `empty_rows="skip"`.'
-            )
-        if no_response.any():
-            raise ValueError(
-                "A row has an empty response. Received: nothing after the "
-                f"prompt in row {np.argmax(no_response)}. Leave such rows out "
-                'with `Distiller(empty_rows="skip")`, or train on the end '
-                'token alone with `empty_rows="keep"`.'
-            )
-        return no_response
+        return kept & ~empty, excess, _counts(kept, empty, without_text)
 
     def _check_models(self, packed):
         hint = ""
@@ -457,10 +430,14 @@ def _check_lengths(text):
             )
 
 
-def _skipped(fits, empty):
-    """What is skipped, from which rows fit and which are empty."""
-    long = int((~fits & ~empty).sum())
-    return Skipped(long, int(empty.sum()), len(empty))
+def _counts(fits, empty, without_text):
+    """What is skipped and kept, of all rows of a batch."""
+    return RowCounts(
+        long=int((~fits & ~empty).sum()),
+        empty=int(empty.sum()),
+        silent=int((fits & without_text & ~empty).sum()),
+        total=len(empty),
+    )
 
 
 def _pad(rows, length):

@@ -5,7 +5,7 @@ import itertools
 import keras
 
 from keras_skd._preprocessing.elements import only_x
-from keras_skd._preprocessing.skipped_rows import SkippedRows
+from keras_skd._preprocessing.row_report import RowReport
 
 
 class PackedPyDataset(keras.utils.PyDataset):
@@ -22,7 +22,7 @@ class PackedPyDataset(keras.utils.PyDataset):
         )
         self.dataset = dataset
         self.pack = pack
-        self.skipped = SkippedRows(argument)
+        self.report = RowReport(argument)
 
     @property
     def num_batches(self):
@@ -37,8 +37,8 @@ class PackedPyDataset(keras.utils.PyDataset):
         if count is not None:
             following = (i % count for i in range(index, index + count))
         for i in following:
-            packed, skipped = self.pack.pack(only_x(self.dataset[i]))
-            self.skipped.count(skipped, i)
+            packed, counts = self.pack.pack(only_x(self.dataset[i]))
+            self.report.count(counts, i)
             if len(packed["token_ids"]):
                 return packed
         raise ValueError(
@@ -52,5 +52,5 @@ class PackedPyDataset(keras.utils.PyDataset):
     def on_epoch_end(self):
         self.dataset.on_epoch_end()
         # Keras also calls this after a look at the first batches.
-        if len(self.skipped.counts) >= (self.num_batches or 1):
-            self.skipped.report()
+        if len(self.report.counts) >= (self.num_batches or 1):
+            self.report.report()

@@ -11,6 +11,11 @@ _LOOKS_SPECIAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 # What is nothing else. A template may have other words in angle brackets.
 _IS_SPECIAL = re.compile(r"<\|[^<>|\s]+\|>|<(?:start|end)_of_turn>")
 
+# A text to go on from.
+_ANCHOR = "\n"
+
+_FIRST_WORD = re.compile(r"\W*[^\W_]*")
+
 
 class SpecialTokens:
     """Encodes text with special tokens in it, each as its single id.
@@ -36,6 +41,10 @@ class SpecialTokens:
         self._pattern = re.compile(
             f"({'|'.join(map(re.escape, tokens)) or '(?!)'})"
         )
+        # Of SentencePiece: a space in front of each text, but not within one.
+        anchor, word, both = self._tokenize([_ANCHOR, "a", _ANCHOR + "a"])
+        goes_on = both[: len(anchor)] == anchor and both[len(anchor) :] != word
+        self._anchor = anchor if goes_on else []
 
     def missing(self, text):
         """The special tokens of a text that the vocabulary does not have."""
@@ -55,47 +64,64 @@ class SpecialTokens:
 
         def break_up(match):
             token = match[0]
-            end = re.match(r"\W*[^\W_]*", token).end()
+            end = len(_FIRST_WORD.findall(token)[0])
             return f"{_BREAK}{token[:end]}{_BREAK}{token[end:]}{_BREAK}"
 
         return self._pattern.sub(break_up, text.replace(_BREAK, ""))
 
-    def encode(self, texts):
+    def ends_with_token(self, text):
+        """Whether a special token ends a text."""
+        return self._pattern.split(text)[-1] == ""
+
+    def encode(self, texts, continues=None):
         """Token ids of each text, lists of int.
 
         Args:
             texts: list of str, with what `as_text` marked.
+            continues: list of bool, whether each text goes on in the middle of
+                another. Defaults to `None`, none does.
         """
-        rows = [self._split(text) for text in texts]
-        parts = list(
-            dict.fromkeys(
-                part for row in rows for part, is_token in row if not is_token
-            )
-        )
-        ids = {}
-        if parts:
-            encoded = self.tokenizer(parts)
-            if hasattr(encoded, "to_list"):
-                encoded = encoded.to_list()
-            ids = {
-                part: [int(i) for i in row] for part, row in zip(parts, encoded)
-            }
-        token_to_id = self.tokenizer.token_to_id
+        if continues is None:
+            continues = [False] * len(texts)
+        rows = [self._split(*pair) for pair in zip(texts, continues)]
+        parts = {
+            part: None for row in rows for part in row if part[1] != "token"
+        }
+        ids = dict(zip(parts, self._encode_parts(list(parts))))
+        for row in rows:
+            for text, kind in row:
+                if kind == "token":
+                    token_id = int(self.tokenizer.token_to_id(text))
+                    ids[text, kind] = [token_id]
+        return [[i for part in row for i in ids[part]] for row in rows]
+
+    def _split(self, text, continues):
+        """Pairs of a part and what it is: a token, a start, or a middle."""
+        parts = []
+        for i, piece in enumerate(self._pattern.split(text)):
+            if i % 2:
+                parts.append((piece, "token"))
+                continue
+            for text in filter(None, piece.split(_BREAK)):
+                is_middle = parts[-1][1] != "token" if parts else continues
+                parts.append((text, "middle" if is_middle else "start"))
+        return parts
+
+    def _encode_parts(self, parts):
+        """The ids of parts without special tokens."""
+        num = len(self._anchor)
+        texts = [
+            _ANCHOR + text if kind == "middle" and num else text
+            for text, kind in parts
+        ]
         return [
-            [
-                i
-                for part, is_token in row
-                for i in ([int(token_to_id(part))] if is_token else ids[part])
-            ]
-            for row in rows
+            row[num:] if kind == "middle" and row[:num] == self._anchor else row
+            for row, (_, kind) in zip(self._tokenize(texts), parts)
         ]
 
-    def _split(self, text):
-        """Pairs of a part and whether it is a special token."""
-        pieces = self._pattern.split(text)
-        return [
-            (part, i % 2 == 1)
-            for i, piece in enumerate(pieces)
-            for part in piece.split(_BREAK)
-            if part
-        ]
+    def _tokenize(self, texts):
+        if not texts:
+            return []
+        rows = self.tokenizer(texts)
+        rows = rows.to_list() if hasattr(rows, "to_list") else rows
+        return [[int(i) for i in row] for row in rows]

@@ -6,6 +6,7 @@ generators does the rest, on each backend.
 
 import itertools
 import operator
+from collections.abc import Callable
 
 from keras.src.trainers.data_adapters.generator_data_adapter import (
     GeneratorDataAdapter,
@@ -14,7 +15,7 @@ from keras.src.trainers.data_adapters.generator_data_adapter import (
 from keras_skd._preprocessing.elements import naming
 from keras_skd._preprocessing.elements import no_batch
 from keras_skd._preprocessing.elements import only_x
-from keras_skd._preprocessing.skipped_rows import SkippedRows
+from keras_skd._preprocessing.row_report import RowReport
 
 
 def is_stream(data):
@@ -38,20 +39,20 @@ class Stream:
         self.data = data
         self.pack = pack
         self.argument = argument
-        self.skipped = SkippedRows(argument)
+        self.report = RowReport(argument)
         # Such a thing is its own iterator: it is read once, and may not end.
         self.is_one_shot = iter(data) is data
 
     def __iter__(self):
         for i, element in enumerate(self.data):
             with naming(self.argument):
-                packed, skipped = self.pack.pack(only_x(element))
-            self.skipped.count(skipped, i)
+                packed, counts = self.pack.pack(only_x(element))
+            self.report.count(counts, i)
             if self.is_one_shot:
-                self.skipped.report()
+                self.report.report()
             if len(packed["token_ids"]):
                 yield packed
-        self.skipped.report()
+        self.report.report()
 
     def for_keras(self):
         """What `fit` of Keras takes, and the keys of the batches."""
@@ -72,6 +73,8 @@ class _Passes(GeneratorDataAdapter):
         batches: generator, the first pass.
         stream: a `Stream`, for the others.
     """
+
+    generator: Callable
 
     def __init__(self, batches, stream):
         first = next(batches, None)

@@ -3,7 +3,7 @@
 from keras_skd._preprocessing.column_names import TOKEN_KEYS
 from keras_skd._preprocessing.columns import tf
 from keras_skd._preprocessing.elements import only_x
-from keras_skd._preprocessing.skipped_rows import SkippedRows
+from keras_skd._preprocessing.row_report import RowReport
 
 
 def pack_tf_data(dataset, pack, argument):
@@ -19,15 +19,15 @@ def pack_tf_data(dataset, pack, argument):
     batch_size = len(first[names[0]])
     first = pack(first)
     rows = next(iter(spec.values())).shape[0]
-    skipped = SkippedRows(argument)
-    # There may be no end to report at.
-    endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+    report = RowReport(argument)
+    # Whether there is an end to report at.
+    ends = dataset.cardinality() != tf.data.INFINITE_CARDINALITY
 
     def pack_arrays(index, *arrays):
-        packed, count = pack.pack(dict(zip(names, arrays)))
-        skipped.count(count, int(index))
-        if endless:
-            skipped.report()
+        packed, counts = pack.pack(dict(zip(names, arrays)))
+        report.count(counts, int(index))
+        if not (ends and pack.skips):
+            report.report()
         return list(packed.values())
 
     def pack_tensors(index, element):
@@ -44,7 +44,7 @@ def pack_tf_data(dataset, pack, argument):
 
     packed = dataset.enumerate().map(pack_tensors)
     if pack.skips:
-        packed = _rebatch(packed, batch_size, rows is not None, skipped)
+        packed = _rebatch(packed, batch_size, rows is not None, report)
     return packed.prefetch(tf.data.AUTOTUNE)
 
 
@@ -86,16 +86,16 @@ def _static_length(key, spec, pack, first):
     return first[key].shape[1] if known else None
 
 
-def _rebatch(dataset, batch_size, drop_remainder, skipped):
+def _rebatch(dataset, batch_size, drop_remainder, report):
     """Fills batches up again, and reports what is missing at the end."""
 
-    def report():
-        skipped.report()
+    def last():
+        report.report()
         yield from ()
 
     dataset = dataset.rebatch(batch_size, drop_remainder=drop_remainder)
     return dataset.concatenate(
         tf.data.Dataset.from_generator(
-            report, output_signature=dataset.element_spec
+            last, output_signature=dataset.element_spec
         )
     )

@@ -1,5 +1,6 @@
 import json
 import numbers
+import os
 import pathlib
 
 import keras
@@ -9,7 +10,7 @@ from keras_skd.chat._named import NAMED
 try:
     from keras_skd.chat._sandbox import compile_template
 except ImportError:
-    compile_template = None
+    compile_template = None  # type: ignore[assignment]
 
 _FILES = "chat_template.jinja", "tokenizer_config.json"
 
@@ -38,9 +39,17 @@ class ChatTemplate:
 
     Example:
 
-    >>> template = keras_skd.chat.ChatTemplate("phi")
-    >>> template.render([{"role": "user", "content": "Hello"}])
-    '<|user|>Hello<|end|>'
+    ```python
+    template = keras_skd.chat.ChatTemplate("chatml")
+    print(
+        template.render(
+            [{"role": "user", "content": "Why?"}], add_generation_prompt=True
+        )
+    )
+    # <|im_start|>user
+    # Why?<|im_end|>
+    # <|im_start|>assistant
+    ```
 
     Reference:
 
@@ -80,7 +89,9 @@ class ChatTemplate:
         self._template = compile_template(self.source)
 
     @classmethod
-    def from_preset(cls, folder, **variables) -> "ChatTemplate":
+    def from_preset(
+        cls, folder: str | os.PathLike, **variables
+    ) -> "ChatTemplate":
         """Reads the template that comes with a tokenizer.
 
         KerasHub keeps no chat templates. This finds the one in the folder of a
@@ -149,20 +160,6 @@ class ChatTemplate:
     def from_config(cls, config: dict) -> "ChatTemplate":
         return cls(**config)
 
-    def with_tokens(self, bos_token, eos_token) -> "ChatTemplate":
-        """This template, with tokens where it has none.
-
-        Args:
-            bos_token: str or `None`. The tokenizer's start token.
-            eos_token: str or `None`. The tokenizer's end token.
-        """
-        return type(self)(
-            self.name or self.source,
-            bos_token=self.bos_token or bos_token,
-            eos_token=self.eos_token or eos_token,
-            **self.variables,
-        )
-
     def render(
         self, messages: list[dict], add_generation_prompt: bool = False
     ) -> str:
@@ -213,6 +210,24 @@ class ChatTemplate:
         return f"ChatTemplate({self.name or self.source!r:.60})"
 
 
+def with_tokens(
+    template: ChatTemplate, bos_token: str | None, eos_token: str | None
+) -> ChatTemplate:
+    """Returns a template that knows the tokens of a tokenizer.
+
+    Args:
+        template: a `ChatTemplate`, whose own tokens come first.
+        bos_token: str or `None`. The tokenizer's start token.
+        eos_token: str or `None`. The tokenizer's end token.
+    """
+    return ChatTemplate(
+        template.name or template.source,
+        bos_token=template.bos_token or bos_token,
+        eos_token=template.eos_token or eos_token,
+        **template.variables,
+    )
+
+
 def plain_messages(messages) -> list:
     """Returns a copy of the messages of a chat, plain lists and dicts.
 
@@ -256,7 +271,7 @@ def _plain(value):
         return _plain(value.tolist())
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, numbers.Number):
+    if isinstance(value, numbers.Real):
         return float(value)
     raise TypeError(
         "Messages must be made of strings, numbers, lists and dicts. Received: "

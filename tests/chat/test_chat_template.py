@@ -7,6 +7,7 @@ import pytest
 
 import keras_skd
 from keras_skd.chat import ChatTemplate
+from keras_skd.chat._chat_template import with_tokens
 
 SYSTEM = {"role": "system", "content": " Be brief. "}
 QUESTION = {"role": "user", "content": " Why? "}
@@ -92,7 +93,7 @@ def test_variables_and_messages_of_arrays():
     template = ChatTemplate(source, wanted=False)
     messages = np.array([{"role": "user", "content": np.str_("Hello")}])
     assert template.render(messages) == "Hello False ."
-    template = template.with_tokens("<s>", "</s>")
+    template = with_tokens(template, "<s>", "</s>")
     assert template.render(messages) == "Hello False </s>."
 
 

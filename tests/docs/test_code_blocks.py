@@ -56,7 +56,9 @@ def tiny_presets(monkeypatch, tmp_path):
             return from_preset(preset, *args, **kwargs)
         # Letters and signs that do not occur in the sentences.
         letters = " ".join(string.ascii_letters + string.punctuation)
-        preprocessor = tokenizers.gemma([*tokenizers.SENTENCES, letters])
+        preprocessor = tokenizers.gemma(
+            [*tokenizers.SENTENCES, letters], turns=True
+        )
         return causal_lm(
             "gemma",
             seed=seeds.setdefault(preset, len(seeds)),

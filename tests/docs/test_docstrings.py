@@ -17,6 +17,7 @@ PACKAGES = (
     keras_skd,
     keras_skd.acceptance,
     keras_skd.callbacks,
+    keras_skd.chat,
     keras_skd.decoding,
     keras_skd.losses,
     keras_skd.rollouts,
@@ -53,7 +54,7 @@ PROMPTS = {
 @functools.cache
 def _preprocessor():
     letters = " ".join(string.ascii_letters + string.digits + "+=?")
-    return tokenizers.gemma([*tokenizers.SENTENCES, letters])
+    return tokenizers.gemma([*tokenizers.SENTENCES, letters], turns=True)
 
 
 def _model(seed):

@@ -269,7 +269,7 @@ def test_kinds_of_data(m, call, error, words):
         ),
         (
             "a missing response",
-            lambda m: m.write(
+            lambda m: m.make(*m.with_text, empty_rows="error").generate_rollout(
                 {"prompts": bad_input.PROMPTS, "responses": [" a", None]}
             ),
             ValueError,

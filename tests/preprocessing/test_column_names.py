@@ -103,8 +103,7 @@ def test_other_columns_are_ignored_and_named_once(convert):
     with pytest.warns(
         UserWarning, match=r"nobody reads: \['id', 'score'\]"
     ) as w:
-        packed = gather(convert(data), pack)
-        again = gather(convert(data), pack)
+        packed, again = (gather(convert(data), pack) for _ in range(2))
     assert len(w) == 1
     for key, value in _pack()(DATA).items():
         np.testing.assert_array_equal(packed[key], value)
@@ -116,10 +115,9 @@ def test_other_columns_are_ignored_and_named_once(convert):
 
 def test_other_columns_of_a_distiller(m):
     data = {**bad_input.PLAIN, "answers": ["a", "b"]}
+    calls = m.write, m.train_on_batch, m.test_on_batch
     with pytest.warns(UserWarning, match="'answers'") as w:
-        rollout = m.write(data)
-        m.train_on_batch(data)
-        m.test_on_batch(data)
+        rollout, *_ = [call(data) for call in calls]
     assert sum("'answers'" in str(x.message) for x in w) == 1
     assert len(rollout["token_ids"]) == 2
 

@@ -72,7 +72,7 @@ def test_long_and_empty_rows_are_told_apart():
     pack = Packer(
         _preprocessor(), LENGTH, long_prompts="skip", empty_rows="skip"
     )
-    with pytest.warns(UserWarning) as w:
+    with pytest.warns(UserWarning, match="Skipped") as w:
         packed = gather(data, pack)
     messages = [str(x.message) for x in w]
     assert len(messages) == 2 and len(packed["token_ids"]) == 1
@@ -82,25 +82,30 @@ def test_long_and_empty_rows_are_told_apart():
         gather({"prompts": data["prompts"][:2]}, pack)
 
 
-def test_error_is_the_default():
-    with pytest.raises(ValueError, match='"prompts".*row 1.*`empty_rows="skip'):
-        gather(DATA, Packer(_preprocessor(), LENGTH))
+def test_error():
+    with pytest.raises(ValueError, match='"prompts".*row 1.*`.*"skip"'):
+        gather(DATA, Packer(_preprocessor(), LENGTH, empty_rows="error"))
+    pack = Packer(_preprocessor(start=True), LENGTH, empty_rows="error")
     with pytest.raises(ValueError, match="empty response.*row 2"):
-        gather(DATA, Packer(_preprocessor(start=True), LENGTH))
+        gather(DATA, pack)
     with pytest.raises(ValueError, match="`empty_rows`.*Received: 'drop'"):
         Packer(_preprocessor(), LENGTH, empty_rows="drop")
 
 
-def test_kept():
+@pytest.mark.parametrize("convert", KINDS.values(), ids=KINDS)
+def test_kept_and_counted_once(convert):
     # A start token is enough of a prompt, and an end token of a response.
     preprocessor = _preprocessor(start=True)
-    packed = Packer(preprocessor, LENGTH, empty_rows="keep")(DATA)
+    total = "[24]" if convert is _tf_data else "5"
+    with pytest.warns(UserWarning, match=f"of {total} rows in `x` have") as w:
+        packed = gather(convert(DATA), Packer(preprocessor, LENGTH))
+    assert sum("rows in `x`" in str(x.message) for x in w) == 1
     assert len(packed["token_ids"]) == 5
     for row in (2, 4):
-        (ids,) = packed["token_ids"][row][packed["response_mask"][row]][None]
+        ids = packed["token_ids"][row][packed["response_mask"][row]]
         assert ids.tolist() == [preprocessor.tokenizer.end_token_id]
     with pytest.raises(ValueError, match='"prompts" must have a token'):
-        Packer(_preprocessor(), LENGTH, empty_rows="keep")(DATA)
+        Packer(_preprocessor(), LENGTH)(DATA)
 
 
 def test_token_ids():

@@ -53,9 +53,7 @@ TOKEN_INPUTS = {
 def test_columns_of_strings(convert):
     preprocessor = tokenizers.gpt2(sequence_length=LENGTH)
     data = {"prompts": convert(PROMPTS), "responses": convert(RESPONSES)}
-    packed, keys = prepare(
-        data, Packer(preprocessor, LENGTH, empty_rows="keep")
-    )
+    packed, keys = prepare(data, Packer(preprocessor, LENGTH))
     assert_same(packed, expected_rows(preprocessor, PROMPTS, RESPONSES))
     assert keys == tuple(packed)
 
@@ -91,7 +89,7 @@ def test_batches(make, strings, responses):
         columns["responses"] = responses
     if not strings:
         columns = expected
-    pack = Packer(preprocessor if strings else None, LENGTH, empty_rows="keep")
+    pack = Packer(preprocessor if strings else None, LENGTH)
 
     packed, keys = prepare(make(columns, 2), pack)
 

@@ -23,7 +23,7 @@ def test_rows(preprocessor, responses):
     data = {"prompts": PROMPTS}
     if responses is not None:
         data["responses"] = responses
-    packed = Packer(preprocessor, LENGTH, empty_rows="keep")(data)
+    packed = Packer(preprocessor, LENGTH)(data)
     assert_same(packed, expected_rows(preprocessor, PROMPTS, responses))
 
 
@@ -49,7 +49,7 @@ def test_prompt_and_response_stay_apart(preprocessor):
 
 
 def test_a_cut_response_fills_its_row_and_has_no_end(preprocessor):
-    packed = Packer(preprocessor, LENGTH, empty_rows="keep")(
+    packed = Packer(preprocessor, LENGTH)(
         {"prompts": PROMPTS, "responses": RESPONSES}
     )
     end = preprocessor.tokenizer.end_token_id
@@ -93,7 +93,7 @@ def test_prompts_of_the_teacher_have_rows_of_their_own(preprocessor, room):
     if room is not None:
         theirs[0] = PROMPTS[0]
     data = {"prompts": PROMPTS, "responses": RESPONSES}
-    packed = Packer(preprocessor, LENGTH, room, empty_rows="keep")(
+    packed = Packer(preprocessor, LENGTH, room)(
         {**data, "teacher_prompts": theirs}
     )
     expected = expected_rows(preprocessor, PROMPTS, RESPONSES)

@@ -26,7 +26,20 @@ SENTENCES = [
     "user assistant system tool model You are a helpful cat.",
     '<think>\n\n</think>\n\n{"a": 12}',
 ]
-FAMILIES = ("gemma", "llama3", "qwen")
+FAMILIES = ("gemma", "llama", "llama3", "qwen")
+# That of Llama 2 has no name of ours, and writes what is no token of it.
+LLAMA = """\
+{{ bos_token }}
+{%- for message in messages %}
+{% if message.role == 'assistant' %}
+ {{ message.content }}{{ eos_token }}
+{%- elif message.role == 'system' %}
+<<SYS>> {{ message.content }}
+{% else %}
+[INST] {{ message.content }} [/INST]
+{%- endif %}
+{% endfor %}
+"""
 
 
 class Family(typing.NamedTuple):
@@ -43,11 +56,20 @@ class Family(typing.NamedTuple):
     folder: typing.Any
 
 
-def family(name, folder, chat_template=None, sequence_length=96):
+def family(name, folder, sequence_length=96):
     """The tokenizers of a family, with its files in a folder."""
-    make = {"gemma": _gemma, "llama3": _llama3, "qwen": _qwen}[name]
-    source = chat_template or NAMED[name]
-    return make(folder, source, sequence_length)
+    make = {
+        "gemma": _gemma,
+        "llama": _llama,
+        "llama3": _llama3,
+        "qwen": _qwen,
+    }[name]
+    return make(folder, template(name), sequence_length)
+
+
+def template(name):
+    """The chat template of a family, in Jinja."""
+    return {**NAMED, "llama": LLAMA}[name]
 
 
 def _llama3(folder, chat_template, sequence_length):
@@ -119,6 +141,33 @@ def _gemma(folder, chat_template, sequence_length):
     theirs = transformers.GemmaTokenizer.from_pretrained(folder)
     preprocessor = keras_hub.models.GemmaCausalLMPreprocessor(
         keras_hub.tokenizers.GemmaTokenizer(proto),
+        sequence_length=sequence_length,
+    )
+    return Family(theirs, preprocessor, folder)
+
+
+def _llama(folder, chat_template, sequence_length):
+    proto = tokenizers.sentence_piece(
+        SENTENCES,
+        ["<unk>", "<s>", "</s>"],
+        vocab_size=480,
+        byte_fallback=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+    )
+    (folder / "tokenizer.model").write_bytes(proto)
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "legacy": True,
+        "chat_template": chat_template,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    theirs = transformers.LlamaTokenizer.from_pretrained(folder)
+    preprocessor = keras_hub.models.LlamaCausalLMPreprocessor(
+        keras_hub.tokenizers.LlamaTokenizer(proto),
         sequence_length=sequence_length,
     )
     return Family(theirs, preprocessor, folder)

@@ -39,7 +39,7 @@ class RolloutTrainer:
             take(iterator, self.steps_per_execution)
             self.num_skipped -= 1
             with keras.StatelessScope(zip(self.metrics_variables, state[3])):
-                return self.get_metrics_result(), state
+                return self.without_kl(self.get_metrics_result()), state
 
         self.train_function = train_or_skip
 
