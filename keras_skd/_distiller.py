@@ -25,6 +25,7 @@ from keras_skd._preprocessing import pack_generate_inputs
 from keras_skd._preprocessing import prepare
 from keras_skd._preview import Preview
 from keras_skd._saving import Saveable
+from keras_skd._scoring import Scorer
 from keras_skd._stop_tokens import resolve_stop_token_ids
 from keras_skd.chat import ChatTemplate
 from keras_skd.decoding import CachedCausalLM
@@ -355,6 +356,12 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self.rollout_function = self.make_rollout_function(self.rollout)
         self._generate = Generator(self.make_rollout_function, self._seed)
         self._preview = Preview(self.rollout, self._seed)
+        self._scorer = Scorer(
+            self.teacher and self._generate_lossless, self._seed
+        )
+
+    def _generate_lossless(self, batch):
+        return self._generate(batch, "random", self.stop_token_ids)
 
     def call(self, inputs, training=None):
         outputs = self._objective.read_student(
@@ -745,6 +752,63 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         if return_statistics:
             return outputs, statistics(rollout)
         return outputs
+
+    def score(
+        self,
+        x,
+        metrics: str | list = "exact_match",
+        *,
+        sampler: str | keras_hub.samplers.Sampler = "greedy",
+        max_length: int | None = None,
+        batch_size: int = 32,
+    ) -> dict:
+        """Scores the student's own text, and how well it drafts.
+
+        The same numbers for every rollout and loss, so that students compare
+        which were trained with different ones.
+
+        Args:
+            x: data with prompts and responses, as in `fit`.
+            metrics: list, or one, of `"exact_match"`, Keras metrics of strings
+                such as `keras_hub.metrics.RougeL()`, and functions from the
+                lists of references and responses to a number or a dict of
+                numbers. Defaults to `"exact_match"`.
+            sampler: a `keras_hub.samplers.Sampler` or its name, how the student
+                writes. Defaults to `"greedy"`.
+            max_length: int. Number of tokens in a prompt and what is written.
+                Defaults to the length of the data's rows.
+            batch_size: int. Defaults to `32`.
+
+        Returns:
+            dict of floats: those of `evaluate` on the given responses, with
+            `"kl"`; the metrics, by name, of what the student writes; and
+            `"acceptance_rate"` and `"tokens_per_teacher_call"` of lossless
+            speculative decoding, as in `generate`, with the student as drafter
+            (not without a teacher).
+
+        Raises:
+            ValueError: if there is no preprocessor, or the data has no
+                responses.
+
+        Example:
+
+        ```python
+        scores = distiller.score(
+            {"prompts": prompts, "responses": responses},
+            metrics=["exact_match", keras_hub.metrics.Bleu()],
+        )
+        ```
+        """
+        with self._unharmed():
+            return self._scorer(
+                self,
+                super().evaluate,
+                x,
+                metrics,
+                sampler,
+                max_length,
+                batch_size,
+            )
 
     @contextlib.contextmanager
     def _unharmed(self):

@@ -12,6 +12,35 @@ from keras_skd.rollouts._rollout import ROLLOUT_KEYS
 _KEYS = (*ROLLOUT_KEYS, "teacher_ranks", "teacher_probabilities")
 
 
+def in_batches(function, x, batch_size, keys) -> dict:
+    """Runs a function on a few rows at a time.
+
+    Args:
+        function: callable from a batch to a written rollout.
+        x: dict of NumPy arrays with any number of rows.
+        batch_size: int.
+        keys: the outputs to return, where there are such.
+
+    Returns:
+        dict of NumPy arrays.
+    """
+    num_rows = len(x["token_ids"])
+    # Powers of two, since each size of a batch is compiled.
+    batch_size = min(batch_size, 2 ** (num_rows - 1).bit_length())
+    parts = []
+    for start in range(0, num_rows, batch_size):
+        rows = np.arange(start, start + batch_size) % num_rows
+        batch = {k: ops.convert_to_tensor(v[rows]) for k, v in x.items()}
+        parts.append(function(batch))
+    return {
+        key: np.concatenate([ops.convert_to_numpy(p[key]) for p in parts])[
+            :num_rows
+        ]
+        for key in keys
+        if key in parts[0]
+    }
+
+
 class Preview:
     """Runs a rollout with its own random numbers.
 
@@ -34,25 +63,8 @@ class Preview:
         self.state = None
 
     def __call__(self, function, x, batch_size):
-        num_rows = len(x["token_ids"])
-        # Powers of two, since each size of a batch is compiled.
-        batch_size = min(batch_size, 2 ** (num_rows - 1).bit_length())
-        parts = []
         with self._own_state():
-            for start in range(0, num_rows, batch_size):
-                rows = np.arange(start, start + batch_size) % num_rows
-                batch = {
-                    key: ops.convert_to_tensor(value[rows])
-                    for key, value in x.items()
-                }
-                parts.append(function(batch))
-        return {
-            key: np.concatenate([ops.convert_to_numpy(p[key]) for p in parts])[
-                :num_rows
-            ]
-            for key in _KEYS
-            if key in parts[0]
-        }
+            return in_batches(function, x, batch_size, _KEYS)
 
     @contextlib.contextmanager
     def _own_state(self):

@@ -1,11 +1,12 @@
-import collections
-
 import keras
 import keras_hub
 
 from keras_skd._checks import check_integer
+from keras_skd._preprocessing import pack_generate_inputs
+from keras_skd._student_text import StudentText
+from keras_skd._text_metrics import check_metrics
+from keras_skd._text_metrics import score_texts
 from keras_skd.callbacks._checks import check_distiller
-from keras_skd.callbacks._student_text import StudentText
 
 
 class GenerationMetrics(keras.callbacks.Callback):
@@ -82,9 +83,10 @@ class GenerationMetrics(keras.callbacks.Callback):
     ):
         super().__init__()
         self.prompts, self.references = _check_data(x)
-        self.metrics = _check_metrics(metrics)
+        self.metrics = check_metrics(metrics)
         self.every = check_integer("every", every, minimum=1)
-        self._generate = StudentText(sampler, max_length, batch_size, seed)
+        self.max_length = max_length
+        self._generate = StudentText(sampler, batch_size, seed)
         self.responses: list = []
 
     def on_train_begin(self, logs=None):
@@ -98,16 +100,13 @@ class GenerationMetrics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every or logs is None:
             return
-        self.responses = self._generate(self.model, self.prompts)
+        batch, _ = pack_generate_inputs(
+            self.prompts, self.model._pack, self.max_length
+        )
+        self.responses = self._generate(self.model, batch)
         for metric in self.metrics:
-            scores = _score(metric, self.references, self.responses)
+            scores = score_texts(metric, self.references, self.responses)
             logs.update({f"val_{name}": x for name, x in scores.items()})
-
-
-def exact_match(references, responses):
-    """The share of responses that are the reference, white space apart."""
-    pairs = list(zip(references, responses, strict=True))
-    return sum(r.strip() == t.strip() for r, t in pairs) / len(pairs)
 
 
 def _check_data(x):
@@ -131,60 +130,3 @@ def _check_data(x):
                     f"{text!r:.60} of type {type(text).__name__}"
                 )
     return columns
-
-
-def _check_metrics(metrics):
-    if not isinstance(metrics, (list, tuple)):
-        metrics = [metrics]
-    checked = []
-    for metric in metrics:
-        if isinstance(metric, str) and metric == "exact_match":
-            metric = exact_match
-        if not isinstance(metric, keras.metrics.Metric):
-            if isinstance(metric, (str, type)) or not callable(metric):
-                raise ValueError(
-                    "`metrics` must be 'exact_match', Keras metrics such as "
-                    "`keras_hub.metrics.Bleu()`, or functions from references "
-                    f"and responses to a number. Received: {metric!r}"
-                )
-        checked.append(metric)
-    counts = collections.Counter(map(_name, checked))
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice or not checked:
-        raise ValueError(
-            "`metrics` must have at least one metric, and each a name of its "
-            f"own. Received: {[_name(metric) for metric in checked]}"
-        )
-    return checked
-
-
-def _name(metric):
-    name = getattr(metric, "name", None) or getattr(metric, "__name__", None)
-    return (name or type(metric).__name__).replace("-", "_")
-
-
-def _score(metric, references, responses) -> dict:
-    """The results of a metric, by name."""
-    name, prefix = _name(metric), ""
-    if isinstance(metric, keras.metrics.Metric):
-        metric.reset_state()
-        metric.update_state(*_as_read_by(metric, references, responses))
-        result, prefix = metric.result(), f"{name}_"
-    else:
-        result = metric(list(references), list(responses))
-    if not isinstance(result, dict):
-        return {name: float(result)}
-    return {f"{prefix}{key}": float(value) for key, value in result.items()}
-
-
-def _as_read_by(metric, references, responses):
-    """References and responses in the form that a metric asks for."""
-    if isinstance(metric, keras_hub.metrics.Bleu):
-        return [[text] for text in references], list(responses)
-    if isinstance(metric, keras_hub.metrics.EditDistance):
-        # A list without any string has no type: an empty one has no words.
-        return [
-            [text.split() or [""] for text in texts]
-            for texts in (references, responses)
-        ]
-    return list(references), list(responses)

@@ -1,8 +1,8 @@
-"""What the student writes, for callbacks."""
+"""The student's own text, to be scored."""
 
 from keras_skd._checks import check_integer
-from keras_skd._preprocessing import pack_generate_inputs
 from keras_skd._preview import Preview
+from keras_skd.decoding._sampling import get_sampler
 from keras_skd.rollouts import OnPolicy
 
 
@@ -14,41 +14,40 @@ class StudentText:
 
     Args:
         sampler: a `keras_hub.samplers.Sampler` or its name.
-        max_length: int or `None`, the number of tokens in a prompt and its
-            response; `None` is the distiller's.
         batch_size: int.
         seed: int or `None`.
 
     Call arguments:
         distiller: a `keras_skd.Distiller` with a preprocessor.
-        prompts: list of strings.
+        batch: dict of NumPy arrays, packed prompts.
 
     Returns:
         List of strings, the responses.
     """
 
-    def __init__(self, sampler, max_length, batch_size, seed):
-        self.rollout = OnPolicy(sampler)
-        self.max_length = max_length
+    def __init__(self, sampler, batch_size, seed):
+        self.rollout = OnPolicy(get_sampler(sampler, "sampler"))
         self.batch_size = check_integer("batch_size", batch_size, minimum=1)
         self._preview = Preview(self.rollout, seed)
         self._function = self._compiled_for = None
 
-    def __call__(self, distiller, prompts):
+    def __call__(self, distiller, batch):
         # Made anew by `compile`, for the student as it is now.
         compiled_for = distiller.rollout_function
         if self._compiled_for is not compiled_for:
             self._function = distiller.make_rollout_function(self.rollout)
             self._compiled_for = compiled_for
-        batch, _ = pack_generate_inputs(
-            list(prompts), distiller._pack, self.max_length
-        )
         distiller.sync_state()
         written = self._preview(self._function, batch, self.batch_size)
-        texts = distiller.preprocessor.generate_postprocess(
-            {
-                "token_ids": written["token_ids"],
-                "padding_mask": written["response_mask"],
-            }
-        )
-        return [str(text) for text in texts]
+        return response_texts(distiller.preprocessor, written)
+
+
+def response_texts(preprocessor, rollout) -> list:
+    """The responses of a rollout, or of packed data, as strings."""
+    texts = preprocessor.generate_postprocess(
+        {
+            "token_ids": rollout["token_ids"],
+            "padding_mask": rollout["response_mask"],
+        }
+    )
+    return [str(text) for text in texts]
