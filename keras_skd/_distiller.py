@@ -115,6 +115,9 @@ class Distiller(RolloutTrainer, keras.Model):
     - [Xu et al., 2024](https://arxiv.org/abs/2410.11325)
     """
 
+    # Until `compile` makes its own: none.
+    _additional_metrics = AdditionalMetrics()
+
     def __init__(
         self,
         teacher: keras_hub.models.CausalLM,
@@ -169,7 +172,6 @@ class Distiller(RolloutTrainer, keras.Model):
         self._rollout_variables = self.rollout.variables
         self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
         self._mean_loss = keras.metrics.Mean(name="mean_loss")
-        self._additional_metrics = AdditionalMetrics([], self.rollout, None)
         self._compile_for_decoding()
         # Until `compile` makes its own.
         self._objective = Objective(

@@ -96,7 +96,7 @@ class AdditionalMetrics:
     """The metrics that `compile(rollout_metrics=...)` asks for.
 
     Args:
-        groups: list of strings.
+        groups: list of strings. Defaults to `None`, no metrics.
         rollout: the `keras_skd.rollouts.Rollout`.
         sequence_length: int or `None`.
 
@@ -106,7 +106,7 @@ class AdditionalMetrics:
         metrics: list of `keras.metrics.Metric`s.
     """
 
-    def __init__(self, groups, rollout, sequence_length):
+    def __init__(self, groups=None, rollout=None, sequence_length=None):
         self.groups = check_groups(groups, rollout)
         self.with_parts = LOSS_PARTS in self.groups
         self.with_kl = KL_BY_SOURCE in self.groups

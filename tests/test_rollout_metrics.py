@@ -138,7 +138,7 @@ def test_all_of_a_speculative_rollout(distiller):
     rollout = distiller.generate_rollout(TRAINING)
     expected = expected_of_rollout(distiller, rollout, NUM_DRAFTS)
     rates = [v for k, v in expected.items() if k.startswith("acceptance")]
-    assert len({*rates}) == 5 and 0 < min(rates)
+    assert len({*rates}) == 5 and min(rates) > 0
     assert expected["tokens_per_teacher_pass"] > 1
     history = distiller.fit(
         TRAINING, batch_size=2, epochs=2, shuffle=False, verbose=0

@@ -93,7 +93,7 @@ def test_bad_input(tmp_path):
 def test_it_is_a_callback_of_a_distiller(tmp_path):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
+    x = np.ones((1, 1))
     logger = JSONLinesLogger(tmp_path / "log.jsonl")
     with pytest.raises(TypeError, match="Distiller.fit.*Received: a Sequent"):
-        x = np.ones((1, 1))
         model.fit(x, x, callbacks=[logger], verbose=0)

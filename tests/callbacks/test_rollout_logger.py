@@ -146,6 +146,6 @@ def test_bad_input(arguments, error, message):
 def test_it_is_a_callback_of_a_distiller():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
+    x = np.ones((1, 1))
     with pytest.raises(TypeError, match="Distiller.fit"):
-        x = np.ones((1, 1))
         model.fit(x, x, callbacks=[RolloutLogger(TRAINING)], verbose=0)
