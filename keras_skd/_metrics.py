@@ -236,7 +236,8 @@ def check_groups(groups, rollout) -> list:
 
 def _buckets(first_end: int, last: int) -> list:
     """Ranges of positions from 1, each about twice as long as all before."""
-    start, end, buckets = 1, first_end, []
+    start, end = 1, first_end
+    buckets: list[tuple[int, int | None]] = []
     while start <= max(last, 1):
         buckets.append((start, end))
         start, end = end + 1, 2 * end
