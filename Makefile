@@ -1,4 +1,5 @@
 # make demo    distil a real model (KERAS_BACKEND=jax, tensorflow or torch)
+# make pictures  the pictures of the README, from the same training
 # make test    the test suite, once per backend, in TEST_WORKERS processes
 # make lint    ruff and mypy, as CI runs them
 # make format  fix and format the code with ruff
@@ -37,10 +38,13 @@ PINS := keras==3.15.1 keras-hub==0.32.0 transformers==5.23.* gguf==0.19.* \
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test $(BACKENDS:%=test-%) lint format docs api bench clean
+.PHONY: demo pictures test $(BACKENDS:%=test-%) lint format docs api bench clean
 
 demo: $(VENV)/demo-$(KERAS_BACKEND).stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/distill_smollm2.py $(DEMO_ARGS)
+
+pictures: $(VENV)/demo-$(KERAS_BACKEND).stamp
+	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/pictures.py $(DEMO_ARGS)
 
 # -k: if one backend fails, the others are tested all the same.
 test: $(VENV)/test.stamp

@@ -145,6 +145,9 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
     - [Xu et al., 2024](https://arxiv.org/abs/2410.11325)
     """
 
+    # Until `compile` makes its own: none.
+    _additional_metrics = AdditionalMetrics()
+
     def __init__(
         self,
         teacher: keras_hub.models.CausalLM | None,
@@ -215,7 +218,6 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self._rollout_variables = self.rollout.variables
         self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
         self._mean_loss = keras.metrics.Mean(name="mean_loss")
-        self._additional_metrics = AdditionalMetrics([], self.rollout, None)
         if self.teacher is not None:
             self._mean_kl = keras.metrics.Mean(name="kl")
         self._compile_for_decoding()

@@ -96,7 +96,7 @@ class AdditionalMetrics:
     """The metrics that `compile(rollout_metrics=...)` asks for.
 
     Args:
-        groups: list of strings.
+        groups: list of strings. Defaults to `None`, no metrics.
         rollout: the `keras_skd.rollouts.Rollout`.
         sequence_length: int or `None`.
 
@@ -106,7 +106,7 @@ class AdditionalMetrics:
         metrics: list of `keras.metrics.Metric`s.
     """
 
-    def __init__(self, groups, rollout, sequence_length):
+    def __init__(self, groups=None, rollout=None, sequence_length=None):
         self.groups = check_groups(groups, rollout)
         self.with_parts = LOSS_PARTS in self.groups
         self.with_kl = KL_BY_SOURCE in self.groups
@@ -236,7 +236,8 @@ def check_groups(groups, rollout) -> list:
 
 def _buckets(first_end: int, last: int) -> list:
     """Ranges of positions from 1, each about twice as long as all before."""
-    start, end, buckets = 1, first_end, []
+    start, end = 1, first_end
+    buckets: list[tuple[int, int | None]] = []
     while start <= max(last, 1):
         buckets.append((start, end))
         start, end = end + 1, 2 * end

@@ -46,7 +46,8 @@ def token_texts(tokenizer, rows: list) -> list:
 
 
 def _pieces(tokenizer, row, pairs):
-    pieces, names = [], {}
+    pieces: list[str] = []
+    names: dict[int, str] = {}
     for i, (before, after) in enumerate(pairs):
         common = _common_length(before, after)
         _cut(pieces, len(before) - common)

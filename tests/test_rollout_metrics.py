@@ -16,6 +16,8 @@ from tests.support.distillers import models
 from tests.support.distillers import speculative
 
 STUDENT, TEACHER, DATA = 2, 3, 4
+# Two batches of two.
+PROMPTS = {"prompts": [*TRAINING["prompts"], "said"]}
 NUM_DRAFTS = 3
 ALL = [
     "acceptance_by_draft_position",
@@ -135,13 +137,13 @@ def distiller():
 def test_all_of_a_speculative_rollout(distiller):
     # Two batches, so that means are over both; greedy, so that what is written
     # beforehand is what the steps write.
-    rollout = distiller.generate_rollout(TRAINING)
+    rollout = distiller.generate_rollout(PROMPTS)
     expected = expected_of_rollout(distiller, rollout, NUM_DRAFTS)
     rates = [v for k, v in expected.items() if k.startswith("acceptance")]
     assert len({*rates}) == 5 and min(rates) > 0
     assert expected["tokens_per_teacher_pass"] > 1
     history = distiller.fit(
-        TRAINING, batch_size=2, epochs=2, shuffle=False, verbose=0
+        PROMPTS, batch_size=2, epochs=2, shuffle=False, verbose=0
     ).history
     check(history, expected)
     check(history, kl_by_source(distiller, rollout)[1])
@@ -159,8 +161,8 @@ def test_all_of_a_speculative_rollout(distiller):
 
 
 def test_parts_add_up_to_the_loss(distiller):
-    rollout = distiller.generate_rollout(TRAINING)
-    history = distiller.fit(TRAINING, batch_size=2, verbose=0).history
+    rollout = distiller.generate_rollout(PROMPTS)
+    history = distiller.fit(PROMPTS, batch_size=2, verbose=0).history
     kl, _ = kl_by_source(distiller, rollout)
     student = log_probs(distiller.student, rollout)[:, :-1]
     mask = rollout["response_mask"][:, 1:]

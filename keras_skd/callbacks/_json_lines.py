@@ -1,6 +1,7 @@
 import json
 import math
 import os
+from typing import BinaryIO
 
 import keras
 
@@ -15,9 +16,8 @@ class JSONLinesLogger(keras.callbacks.Callback):
     `"step"` (batches trained on so far) and the logs of the epoch. What
     callbacks after this one add to the logs is not in it: place it last. Lines
     are strict JSON, in which a value that is no finite number is `null`; each
-    is on the disk when the next epoch begins. A file that exists is continued,
-    after a resumed training for one; the rest of a line that a killed process
-    left is removed.
+    is written out at once. A file that exists is continued, as by a training
+    that is resumed; half a line, which a killed process may leave, is removed.
 
     Args:
         path: str or path, the file.
@@ -49,8 +49,8 @@ class JSONLinesLogger(keras.callbacks.Callback):
         if every_n_batches is not None:
             check_integer("every_n_batches", every_n_batches, minimum=1)
         self.every_n_batches = every_n_batches
-        self._file = None
-        self._epoch = None
+        self._file: BinaryIO
+        self._epoch = 0
         self._batches = 0
 
     def on_train_begin(self, logs=None):
@@ -81,7 +81,7 @@ class JSONLinesLogger(keras.callbacks.Callback):
         )
 
 
-def open_lines(path: str):
+def open_lines(path: str) -> BinaryIO:
     """Opens a file of lines to append to, without the rest of a broken one."""
     folder = os.path.dirname(path)
     if folder:
@@ -93,7 +93,7 @@ def open_lines(path: str):
     return file
 
 
-def write_line(file, values: dict):
+def write_line(file: BinaryIO, values: dict):
     """Writes a line of strict JSON, which is whole or not there."""
     values = {name: _json_value(value) for name, value in values.items()}
     line = json.dumps(values, allow_nan=False, ensure_ascii=False)

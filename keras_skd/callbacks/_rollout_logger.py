@@ -1,15 +1,17 @@
 import os
 import sys
+from typing import BinaryIO
 
 import keras
 
 from keras_skd._checks import check_integer
-from keras_skd._preprocessing.columns import tf
 from keras_skd._source import Source
 from keras_skd.callbacks._checks import check_choice
 from keras_skd.callbacks._checks import check_distiller
 from keras_skd.callbacks._json_lines import open_lines
 from keras_skd.callbacks._json_lines import write_line
+from keras_skd.callbacks._tensorboard import TensorBoardText
+from keras_skd.callbacks._tensorboard import check_tensorboard
 from keras_skd.visualization import show_rollout
 
 
@@ -24,10 +26,10 @@ class RolloutLogger(keras.callbacks.Callback):
         num_rows: int. How many rows of `x` to write, from the first.
             Defaults to `3`.
         every: int. After how many epochs to write again. Defaults to `1`.
-        display: `"auto"`, `"terminal"`, `"notebook"` or `None`, where to show
-            them. `"auto"` is the notebook in one, where each token says its
-            rank and its probability for the teacher when the mouse is over
-            it, and else the terminal. Defaults to `"auto"`.
+        display: `"auto"`, `"terminal"` or `None`, where to show them. `"auto"`
+            is HTML in a notebook, where each token says its rank and its
+            probability for the teacher when the mouse is over it, and else
+            the terminal. Defaults to `"auto"`.
         color: bool. Whether a terminal shows the authors by colours. Defaults
             to `None`: if standard output is a terminal. Without, the teacher's
             tokens are in `[brackets]` and the data's in `{braces}`.
@@ -78,28 +80,23 @@ class RolloutLogger(keras.callbacks.Callback):
         self.num_rows = check_integer("num_rows", num_rows, minimum=1)
         self.x = {key: column[:num_rows] for key, column in x.items()}
         self.every = check_integer("every", every, minimum=1)
-        choices = ("auto", "terminal", "notebook", None)
+        choices = ("auto", "terminal", None)
         self.display = check_choice("display", display, choices)
         self.color = color
-        if tensorboard_dir is not None and tf is None:
-            raise ImportError(
-                "`tensorboard_dir` needs TensorFlow, which writes the files: "
-                "`pip install tensorflow`."
-            )
+        if tensorboard_dir is not None:
+            check_tensorboard()
         self.tensorboard_dir = tensorboard_dir
         self.jsonl_path = jsonl_path
         self.rollout: dict = {}
-        self._writer = self._file = None
+        self._writer: TensorBoardText | None = None
+        self._file: BinaryIO | None = None
 
     def on_train_begin(self, logs=None):
         check_distiller(self, self.model)
         if self.jsonl_path is not None:
             self._file = open_lines(os.fspath(self.jsonl_path))
         if self.tensorboard_dir is not None:
-            # Beside the folders "train" and "validation" of Keras' callback.
-            self._writer = tf.summary.create_file_writer(
-                os.path.join(os.fspath(self.tensorboard_dir), "rollouts")
-            )
+            self._writer = TensorBoardText(self.tensorboard_dir)
 
     def on_train_end(self, logs=None):
         for output in (self._file, self._writer):
@@ -110,79 +107,57 @@ class RolloutLogger(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
-        notebook = _notebook()
-        in_notebook = self.display == "notebook" or (
-            self.display == "auto" and notebook is not None
-        )
+        in_notebook = self.display == "auto" and is_notebook()
         self.rollout = self.model.generate_rollout(
             self.x, return_teacher_scores=in_notebook
         )
         view = show_rollout(self.rollout, self.model)
-        if in_notebook:
-            _display(view, notebook)
-        elif self.display is not None:
-            self._print(view, epoch)
+        if self.display is not None:
+            self._show(view, epoch, in_notebook)
         if self._writer is not None:
-            self._write_tensorboard(view, epoch)
+            self._writer.write(str(view), epoch)
         if self._file is not None:
             for row, tokens in enumerate(view.tokens):
-                self._write_line(epoch, row, tokens)
+                write_line(self._file, _line(epoch, row, tokens))
 
-    def _print(self, view, epoch):
-        color = self.color
-        if color is None:
-            color = sys.stdout.isatty()
+    def _show(self, view, epoch, in_notebook):
+        title = f"Rollouts after epoch {epoch + 1}:"
         # Keras may be in the middle of a line.
-        print(f"\nRollouts after epoch {epoch + 1}:\n{view.text(color)}\n")
+        if in_notebook:
+            print(f"\n{title}")
+            sys.modules["IPython.display"].display(view)
+        else:
+            color = sys.stdout.isatty() if self.color is None else self.color
+            print(f"\n{title}\n{view.text(color)}\n")
 
-    def _write_tensorboard(self, view, epoch):
-        # Markdown, in which an indented line is shown as it is.
-        lines = str(view).split("\n")
-        text = "\n".join(f"    {line}" for line in lines)
-        # `tf.summary.text` is this, and needs the package `tensorboard`.
-        metadata = tf.compat.v1.SummaryMetadata()
-        metadata.plugin_data.plugin_name = "text"
-        with self._writer.as_default():
-            tf.summary.write("rollouts", tf.constant(text), epoch, metadata)
-        self._writer.flush()
 
-    def _write_line(self, epoch, row, tokens):
-        def text(is_prompt):
-            return "".join(
-                token.text
-                for token in tokens
-                if (token.source == Source.PROMPT) == is_prompt
-            )
+def _line(epoch, row, tokens):
+    """A row as the values of a line of JSON."""
 
-        write_line(
-            self._file,
-            {
-                "epoch": epoch,
-                "row": row,
-                "prompt": text(True),
-                "response": text(False),
-                "token_ids": [token.token_id for token in tokens],
-                "tokens": [token.text for token in tokens],
-                "sources": [token.source.name.lower() for token in tokens],
-            },
+    def text(is_prompt):
+        return "".join(
+            token.text
+            for token in tokens
+            if (token.source == Source.PROMPT) == is_prompt
         )
 
+    return {
+        "epoch": epoch,
+        "row": row,
+        "prompt": text(True),
+        "response": text(False),
+        "token_ids": [token.token_id for token in tokens],
+        "tokens": [token.text for token in tokens],
+        "sources": [token.source.name.lower() for token in tokens],
+    }
 
-def _notebook():
-    """The module `IPython.display` in a notebook, or `None`.
 
-    A notebook has imported it already, and nobody else needs it.
+def is_notebook() -> bool:
+    """Whether this runs in the kernel of a notebook.
+
+    It has imported IPython already, which nobody else needs.
     """
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
-    # A shell in a terminal has none.
-    if getattr(shell, "kernel", None) is None:
-        return None
-    return sys.modules.get("IPython.display")
-
-
-def _display(view, notebook):
-    if notebook is None:
-        print(view.html)
-    else:
-        notebook.display(view)
+    # The shell of a terminal has no kernel.
+    return getattr(shell, "kernel", None) is not None

@@ -36,9 +36,10 @@ class Rollout(Configurable):
     needs_teacher = True
     is_speculative = False
 
-    # The number of tokens in a draft, at most; 0 if nothing is drafted by
-    # tokens.
-    _longest_draft = 0
+    @property
+    def _longest_draft(self) -> int:
+        """The most tokens in a draft, 0 where no tokens are drafted."""
+        return 0
 
     def call(
         self,

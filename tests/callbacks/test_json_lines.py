@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_skd.callbacks import JSONLinesLogger
-from tests.support.distillers import TRAINING
+from tests.support.distillers import HELD_OUT
 from tests.support.distillers import text_distiller
 
 
@@ -28,14 +28,14 @@ class NotNumbers(keras.callbacks.Callback):
 
 @pytest.fixture(scope="module")
 def distiller():
-    return text_distiller(rollout="on_policy")
+    return text_distiller(rollout="supervised")
 
 
 def test_a_line_for_each_epoch(distiller, tmp_path):
     path = tmp_path / "new" / "log.jsonl"
     start = int(distiller.training_step)
     history = distiller.fit(
-        TRAINING,
+        HELD_OUT,
         batch_size=2,
         epochs=2,
         callbacks=[NotNumbers(), JSONLinesLogger(path)],
@@ -54,15 +54,15 @@ def test_a_line_for_each_epoch(distiller, tmp_path):
 def test_lines_of_batches_between_those_of_epochs(distiller, tmp_path):
     path = tmp_path / "log.jsonl"
     distiller.fit(
-        TRAINING,
+        HELD_OUT,
         batch_size=1,
         epochs=2,
-        callbacks=[JSONLinesLogger(path, every_n_batches=2)],
+        callbacks=[JSONLinesLogger(path, every_n_batches=3)],
         verbose=0,
     )
     batches = [(line["epoch"], line.get("batch")) for line in read(path)]
-    # Six batches: the second, the fourth and the sixth of all.
-    assert batches == [(0, 1), (0, None), (1, 0), (1, 2), (1, None)]
+    # Of eight batches, the third and the sixth.
+    assert batches == [(0, 2), (0, None), (1, 1), (1, None)]
 
 
 def test_a_resumed_training_goes_on_after_the_last_whole_line(
@@ -72,7 +72,7 @@ def test_a_resumed_training_goes_on_after_the_last_whole_line(
     path.write_text('{"epoch": 0}\n{"epoch": 1, "lo')
     for epoch in (1, 2):
         distiller.fit(
-            TRAINING,
+            HELD_OUT,
             epochs=epoch + 1,
             initial_epoch=epoch,
             callbacks=[JSONLinesLogger(str(path))],
@@ -93,7 +93,7 @@ def test_bad_input(tmp_path):
 def test_it_is_a_callback_of_a_distiller(tmp_path):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
+    x = np.ones((1, 1))
     logger = JSONLinesLogger(tmp_path / "log.jsonl")
     with pytest.raises(TypeError, match="Distiller.fit.*Received: a Sequent"):
-        x = np.ones((1, 1))
         model.fit(x, x, callbacks=[logger], verbose=0)

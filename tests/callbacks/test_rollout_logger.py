@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ipykernel.inprocess import InProcessKernelManager
 
 import keras_skd
 from keras_skd.callbacks import RolloutLogger
@@ -96,13 +97,33 @@ def test_tensorboard_shows_them_as_text(distiller, tmp_path, capsys):
     assert "\n".join(line[4:] for line in lines) == str(view)
 
 
-def test_html_says_what_the_teacher_thinks(distiller, capsys):
-    logger = RolloutLogger(TRAINING, num_rows=1, display="notebook")
-    fit(distiller, logger)
-    printed = capsys.readouterr().out
-    assert printed.startswith("<div>")
-    assert "for the teacher: rank 1, probability" in printed
-    assert {"teacher_ranks", "teacher_probabilities"} <= {*logger.rollout}
+@pytest.fixture
+def notebook():
+    """The kernel of a notebook, in this process, and its client."""
+    manager = InProcessKernelManager()
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    yield manager.kernel.shell, client
+    client.stop_channels()
+    type(manager.kernel.shell).clear_instance()
+    type(manager.kernel).clear_instance()
+
+
+def test_a_notebook_shows_html(distiller, notebook):
+    shell, client = notebook
+    logger = RolloutLogger(TRAINING, num_rows=1)
+    shell.push({"fit": fit, "distiller": distiller, "logger": logger})
+    client.execute("fit(distiller, logger)")
+    assert client.get_shell_msg()["content"]["status"] == "ok"
+    shown = []
+    while client.iopub_channel.msg_ready():
+        message = client.get_iopub_msg()
+        if message["msg_type"] == "display_data":
+            shown.append(message["content"]["data"])
+    (data,) = shown
+    assert data["text/html"] == show_rollout(logger.rollout, distiller).html
+    assert "for the teacher: rank 1, probability" in data["text/html"]
 
 
 def test_training_goes_on_as_if_nobody_had_looked(capsys):
@@ -146,6 +167,6 @@ def test_bad_input(arguments, error, message):
 def test_it_is_a_callback_of_a_distiller():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
+    x = np.ones((1, 1))
     with pytest.raises(TypeError, match="Distiller.fit"):
-        x = np.ones((1, 1))
         model.fit(x, x, callbacks=[RolloutLogger(TRAINING)], verbose=0)

@@ -4,6 +4,7 @@ import html.parser
 
 import numpy as np
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from keras import ops
 
 from keras_skd import Source
@@ -57,7 +58,8 @@ def test_hostile_text_is_text(source):
     assert {*seen.attributes} <= {"style", "title"}
     assert seen.depth == 0
     assert "".join(t for t, title in seen.texts if title) == f"said{HOSTILE}"
-    assert view._repr_html_() == view.html
+    data, _ = DisplayFormatter().format(view)
+    assert data["text/html"] == view.html
     assert HOSTILE in str(view)
 
 
