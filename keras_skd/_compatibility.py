@@ -3,7 +3,6 @@
 import keras_hub
 
 from keras_skd._checks import check_integer
-from keras_skd._saving.models import has_vocabulary
 from keras_skd._without_lora import WithoutLora
 
 
@@ -36,8 +35,8 @@ def check_models(teacher, student):
         raise ValueError(
             "`teacher` and `student` must not share weights: the teacher is "
             "frozen and the student is trained. Received models that share "
-            f"{len(shared)} variables. Load or clone the student separately, or "
-            "train adapters of it against its own base, with "
+            f"{len(shared)} variables. Load or clone the student separately, "
+            "or train adapters of it against its own base, with "
             "`teacher=keras_skd.without_lora(student)`."
         )
 
@@ -89,7 +88,7 @@ def shared_vocabulary_size(teacher, student, vocabulary_size=None) -> int:
     if teacher is None:
         teacher = student
     sizes = [model.output.shape[-1] for model in (teacher, student)]
-    compared = _check_tokenizers(teacher, student)
+    compared = check_tokenizers(teacher, student)
     if vocabulary_size is not None:
         check_integer("vocabulary_size", vocabulary_size, minimum=2)
         if vocabulary_size > min(sizes):
@@ -111,7 +110,7 @@ def shared_vocabulary_size(teacher, student, vocabulary_size=None) -> int:
     return min(sizes)
 
 
-def _check_tokenizers(teacher, student):
+def check_tokenizers(teacher, student):
     """Whether both models have tokenizers. If so, these must be the same."""
     if teacher.preprocessor is None or student.preprocessor is None:
         return False
@@ -144,3 +143,12 @@ def _tokens_by_id(tokenizer):
     if isinstance(vocabulary, dict):
         return {token_id: token for token, token_id in vocabulary.items()}
     return dict(enumerate(tokenizer.get_vocabulary()))
+
+
+def has_vocabulary(tokenizer) -> bool:
+    """Whether a tokenizer can be used: until it is loaded, it cannot."""
+    try:
+        tokenizer.vocabulary_size()
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return True

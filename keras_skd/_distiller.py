@@ -9,6 +9,7 @@ from keras_skd import rollouts
 from keras_skd._backend import RolloutTrainer
 from keras_skd._checks import check_integer
 from keras_skd._compatibility import check_models
+from keras_skd._compatibility import has_vocabulary
 from keras_skd._compatibility import shared_vocabulary_size
 from keras_skd._generation import Generator
 from keras_skd._generation import check_finite
@@ -841,21 +842,19 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
     def _models(self):
         return [m for m in (self.teacher, self.student) if m is not None]
 
-    def _build_preprocessors(self, again=False):
+    def _build_preprocessors(self):
         """Keeps Keras from looking at a batch to build them, which needs none.
 
         On JAX that look would leave a batch in the queue of a `PyDataset` with
         workers, and `fit` would train on it twice, and not on another.
-
-        Args:
-            again: bool. Whether the special tokens may have changed.
         """
-        preprocessors = {model.preprocessor for model in self._models()}
-        if again:
-            preprocessors.add(self.preprocessor)
-        for preprocessor in preprocessors - {None}:
+        for preprocessor in {model.preprocessor for model in self._models()}:
+            if preprocessor is None:
+                continue
+            if not has_vocabulary(preprocessor.tokenizer):
+                continue  # Not yet: it is in the file that is being loaded.
             # Makes the packer, which is a layer too.
-            if again or not preprocessor.built:
+            if not preprocessor.built:
                 preprocessor.build(None)
             for layer in preprocessor._flatten_layers():
                 layer.built = True

@@ -35,7 +35,8 @@ class Scorer:
         self._generate = generate
         self._seed = seed
         # What was compiled for the last sampler.
-        self._writer = self._key = None
+        self._key: tuple | None = None
+        self._writer: StudentText | None = None
 
     def __call__(
         self, distiller, evaluate, x, metrics, sampler, max_length, batch_size
@@ -57,7 +58,7 @@ class Scorer:
         scores = evaluate(
             packed, batch_size=batch_size, return_dict=True, verbose=0
         )
-        if self._key is None or self._key != (sampler, batch_size):
+        if self._writer is None or self._key != (sampler, batch_size):
             self._writer = StudentText(sampler, batch_size, self._seed)
             self._key = sampler, batch_size
         responses = self._writer(distiller, prompts)

@@ -132,3 +132,14 @@ def test_the_first_step_is_announced_once(capsys):
         assert capsys.readouterr().out.count("The first step compiles") == 1
         distiller.fit(DATA, verbose=2)
         assert "compiles" not in capsys.readouterr().out
+
+
+def test_saved_and_loaded(tmp_path):
+    distiller = keras_skd.Distiller(None, _model())
+    distiller.compile()
+    distiller.fit(DATA, verbose=0)
+    distiller.save(tmp_path / "tuner.keras")
+    loaded = keras_skd.Distiller.load(tmp_path / "tuner.keras")
+    assert loaded.teacher is None
+    logs = [d.fit(DATA, verbose=0).history for d in (distiller, loaded)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)

@@ -6,12 +6,14 @@ import keras_hub
 
 from keras_skd import losses
 from keras_skd import rollouts
+from keras_skd._compatibility import check_tokenizers
+from keras_skd._saving.configs import check_no_lambda
 from keras_skd._saving.files import can_be_replaced
 from keras_skd._saving.files import complete_file
 from keras_skd._saving.models import deserialize_model
-from keras_skd._saving.models import fill_tokenizer
-from keras_skd._saving.models import preprocessor_key
 from keras_skd._saving.models import serialize_model
+from keras_skd._saving.preprocessors import deserialize_preprocessors
+from keras_skd._saving.preprocessors import serialize_preprocessors
 from keras_skd._saving.state import UnsavedState
 from keras_skd._without_lora import WithoutLora
 from keras_skd._without_lora import without_lora
@@ -88,6 +90,7 @@ class Saveable:
         )
         ```
         """
+        self._build_optimizer()
         with self._saving(teacher=include_teacher):
             if zipped is False or not can_be_replaced(filepath, overwrite):
                 super().save(filepath, overwrite, zipped, **kwargs)
@@ -134,6 +137,9 @@ class Saveable:
                 "`keras.saving.load_model`."
             )
         distiller._saves_teacher = True
+        # Now that they are loaded.
+        if distiller.teacher is not None:
+            check_tokenizers(distiller.teacher, distiller.student)
         return distiller
 
     def save_weights(
@@ -172,21 +178,21 @@ class Saveable:
             super().load_weights(filepath, skip_mismatch, **kwargs)
 
     def get_config(self) -> dict:
-        own = self.preprocessor is self.student.preprocessor
+        preprocessors = {
+            "student": self.student.preprocessor,
+            "preprocessor": self.preprocessor,
+        }
+        if self._saves_teacher and self.teacher is not None:
+            preprocessors["teacher"] = self.teacher.preprocessor
         length = self._pack.teacher_sequence_length
         doubled = self.sequence_length and 2 * self.sequence_length
         return {
             "teacher": self._teacher_config(),
             "student": serialize_model(self.student),
-            "rollout": rollouts.serialize(self.rollout),
-            "preprocessor": (
-                None
-                if own
-                else keras.saving.serialize_keras_object(self.preprocessor)
+            "rollout": check_no_lambda(
+                "rollout", rollouts.serialize(self.rollout)
             ),
-            "preprocessor_key": (
-                None if own else preprocessor_key(self.preprocessor)
-            ),
+            "preprocessor": serialize_preprocessors(preprocessors),
             "sequence_length": self.sequence_length,
             # A default need not be what the teacher can read.
             "teacher_sequence_length": None if length == doubled else length,
@@ -210,7 +216,10 @@ class Saveable:
     @classmethod
     def from_config(cls, config: dict):
         config = dict(config)
-        student = deserialize_model(config.pop("student"))
+        preprocessors = deserialize_preprocessors(config.pop("preprocessor"))
+        student = deserialize_model(
+            config.pop("student"), preprocessors["student"]
+        )
         given, teacher = _teacher.get(), config.pop("teacher")
         if given is None and teacher is None:
             raise ValueError(
@@ -222,21 +231,15 @@ class Saveable:
         elif given is None and teacher == _NO_TEACHER:
             teacher = None
         elif given is None:
-            teacher = deserialize_model(teacher)
+            teacher = deserialize_model(teacher, preprocessors["teacher"])
         rollout = rollouts.deserialize(config.pop("rollout"))
-        preprocessor = keras.saving.deserialize_keras_object(
-            config.pop("preprocessor")
-        )
-        key = config.pop("preprocessor_key")
-        if preprocessor is not None:
-            fill_tokenizer(preprocessor, key)
         for name in ("columns", "chat_template", "teacher_chat_template"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         distiller = cls(
             given or teacher,
             student,
             rollout,
-            preprocessor=preprocessor,
+            preprocessor=preprocessors["preprocessor"],
             **config,
         )
         distiller._saves_teacher = given is None
@@ -251,7 +254,7 @@ class Saveable:
         serialize = keras.saving.serialize_keras_object
         return {
             **config,
-            "loss": losses.serialize(objective.loss),
+            "loss": check_no_lambda("loss", losses.serialize(objective.loss)),
             "hidden_state_loss": serialize(objective.hidden_state_loss),
             "loss_chunk_size": objective.chunk_size,
             "rollout_metrics": list(self._additional_metrics.groups),

@@ -61,8 +61,8 @@ class UnsavedState(keras.layers.Layer):
         """Nothing: see `load_assets`."""
 
     def load_assets(self, path):
-        """Tells the packers the special tokens, which came with the file."""
-        self._distiller()._build_preprocessors(again=True)
+        """Builds the preprocessors: their vocabularies came with the file."""
+        self._distiller()._build_preprocessors()
 
     def _variables(self):
         student = self._distiller().student
@@ -78,4 +78,5 @@ class UnsavedState(keras.layers.Layer):
 def _list(store, name):
     """The arrays that were saved as `name_0`, `name_1` and so on."""
     keys = [f"{name}_{i}" for i in range(len(store.keys()))]
-    return [np.array(store[key]) for key in keys if key in store.keys()]
+    saved = set(store.keys())
+    return [np.array(store[key]) for key in keys if key in saved]

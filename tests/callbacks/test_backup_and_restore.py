@@ -42,7 +42,7 @@ class Interrupts(keras.callbacks.Callback):
 
 
 def fit(distiller, callbacks, epochs=2):
-    history = distiller.fit(
+    return distiller.fit(
         BATCH,
         batch_size=4,
         epochs=epochs,
@@ -51,7 +51,6 @@ def fit(distiller, callbacks, epochs=2):
         validation_data=HELD_OUT,
         callbacks=callbacks,
     )
-    return history
 
 
 @pytest.mark.slow
@@ -67,11 +66,8 @@ def straight():
     return fit(kept, []).history, kept.student.get_weights()
 
 
-# Before the first backup, in the middle, after the last batch of an epoch
-# (three batches), and in the middle of the second epoch.
-@pytest.mark.parametrize(
-    "save_freq, at", [(2, (0, 1)), (1, (0, 2)), (3, (1, 0)), (2, (1, 2))]
-)
+# After the last batch of an epoch (of three), and in the middle of the second.
+@pytest.mark.parametrize("save_freq, at", [(3, (1, 0)), (2, (1, 2))])
 def test_an_interrupted_epoch_goes_on(tmp_path, straight, save_freq, at):
     def backup():
         return keras_skd.callbacks.BackupAndRestore(

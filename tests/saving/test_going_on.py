@@ -182,7 +182,7 @@ def _without_keys(config):
         return [_without_keys(x) for x in config]
     if not isinstance(config, dict):
         return config
-    drop = ("preprocessor_key", "shared_object_id", "name", "build_config")
+    drop = ("tokenizer_key", "shared_object_id", "name", "build_config")
     return {k: _without_keys(v) for k, v in config.items() if k not in drop}
 
 
