@@ -771,7 +771,8 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         which were trained with different ones.
 
         Args:
-            x: data with prompts and responses, as in `fit`.
+            x: data with prompts and responses, as in `fit`. The references are
+                the responses as they are trained on, truncated to their rows.
             metrics: list, or one, of `"exact_match"`, Keras metrics of strings
                 such as `keras_hub.metrics.RougeL()`, and functions from the
                 lists of references and responses to a number or a dict of
