@@ -169,7 +169,7 @@ def test_arguments(m, call, error, words):
         ),
         (
             "a generator of bad batches",
-            lambda m: m.fit({"prompts": p} for p in (["a"], ["b"], ["c"], [1])),
+            lambda m: m.write({"prompts": p} for p in (["a"], ["b"], [1])),
             TypeError,
             ["In `x`", '"prompts"', "row 0", "int"],
         ),

@@ -7,6 +7,12 @@ from keras_skd._backend.stateful_trainer import StatefulTrainer
 class RolloutTrainer(StatefulTrainer):
     """The train step, with rollouts for TensorFlow."""
 
+    def train_step(self, data):
+        # Nothing is counted after the last batch: an operation that needs no
+        # data would run before the iterator is found to have come to its end.
+        with tf.control_dependencies(tf.nest.flatten(data)):
+            return super().train_step(data)
+
     def _make_function(self, step_function):
         """Keras' function of a step, and one for each length of the rows.
 
