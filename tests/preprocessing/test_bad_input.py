@@ -457,7 +457,7 @@ def test_kinds_of_data(m, call, error, words):
                 {
                     **bad_input.IDS,
                     "teacher_token_ids": [[5], [5, 6]],
-                    "teacher_padding_mask": [[1], [1, 1]],
+                    "teacher_padding_mask": [[1, 1], [1]],
                 }
             ),
             ValueError,
