@@ -81,7 +81,10 @@ class ChatRenderer:
             prompt = self._template.render(
                 chat[:end], add_generation_prompt=True
             )
-            turn = self._template.render(chat[: end + 1])[len(prompt) :]
+            whole = text
+            if end != ends[-1]:
+                whole = self._template.render(chat[: end + 1])
+            turn = whole[len(prompt) :]
             turn = turn[: self._length(turn)]
             if not text.startswith(prompt + turn) or len(prompt) < start:
                 raise ValueError(

@@ -71,8 +71,16 @@ class ColumnNames:
                     f'`columns["{key}"]` is {name!r}, and the data has no such '
                     f"column. Columns found: {sorted(names, key=str)}"
                 )
-        found = {key: columns.get(key, key) for key in self.keys}
-        found = {key: name for key, name in found.items() if name in names}
+        others = {*self.keys} - {*columns} - {*columns.values()}
+        if "messages" in columns:
+            others -= {"prompts", "responses"}
+        elif "prompts" in columns:
+            others -= {"messages"}
+        found = {
+            key: columns.get(key, key)
+            for key in self.keys
+            if key in columns or (key in others and key in names)
+        }
         self._check_found(found, names)
         self._report([n for n in names if n not in found.values()])
         return found
@@ -106,7 +114,8 @@ class ColumnNames:
             if {key, "messages"} <= {*found}:
                 raise ValueError(
                     f'"messages" hold the prompts and the responses, and the '
-                    f'data has "{key}", too: leave one of them out. Columns '
+                    f'data has "{key}", too. Say which to read, as in '
+                    '`Distiller(columns={"messages": "messages"})`. Columns '
                     f"found: {sorted(names, key=str)}"
                 )
 

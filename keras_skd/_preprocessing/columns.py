@@ -11,6 +11,40 @@ except ImportError:
     tf = None
 
 
+def pad_token_ids(batch):
+    """Pads lists of token ids and their masks, where rows differ in length.
+
+    Nothing happens to those of which a mask has other lengths than its tokens.
+
+    Args:
+        batch: dict with the keys of `TOKEN_KEYS`.
+
+    Returns:
+        dict like `batch`, with arrays in place of such lists.
+    """
+    padded = dict(batch)
+    for keys in (TOKEN_KEYS[:3], TOKEN_KEYS[3:]):
+        columns = {key: batch[key] for key in keys if key in batch}
+        lengths = {key: _lengths(rows) for key, rows in columns.items()}
+        first = next(iter(lengths.values()), None)
+        if not first or any(other != first for other in lengths.values()):
+            continue
+        for key, rows in columns.items():
+            padded[key] = np.array(
+                [[*row, *[0] * (max(first) - len(row))] for row in rows]
+            )
+    return padded
+
+
+def _lengths(rows):
+    """The lengths of lists of numbers, or `None` of anything else."""
+    if not isinstance(rows, (list, tuple)):
+        return None
+    if any(isinstance(r, str) or np.ndim(r) != 1 for r in rows):
+        return None
+    return [len(row) for row in rows]
+
+
 def to_array(key, value):
     """Converts one column to a NumPy array."""
     if hasattr(value, "to_list"):  # A ragged tensor.

@@ -5,6 +5,7 @@ import numpy as np
 from keras_skd._checks import check_integer
 from keras_skd._preprocessing.chats import Chats
 from keras_skd._preprocessing.column_names import ColumnNames
+from keras_skd._preprocessing.columns import pad_token_ids
 from keras_skd._preprocessing.columns import to_array
 from keras_skd._preprocessing.columns import to_chats
 from keras_skd._preprocessing.columns import to_strings
@@ -172,6 +173,8 @@ class Packer:
             )
         batch = self.column_names.select(batch)
         chats = batch.pop("messages", None)
+        if self.preprocessor is None:
+            batch = pad_token_ids(batch)
         batch = {key: to_array(key, value) for key, value in batch.items()}
         if self.preprocessor is None:
             packed, counts = self._pack_token_ids(batch)

@@ -59,7 +59,7 @@ class RowReport:
         if silent:
             self._warn(
                 f"{silent} of {total} rows in `{self.argument}` have an empty "
-                "response, of which the end token alone is trained. "
+                "response: no more than its end token is trained. "
                 "`Distiller(empty_rows='skip')` leaves such rows out."
             )
 

@@ -40,8 +40,8 @@ class Stream:
         self.pack = pack
         self.argument = argument
         self.report = RowReport(argument)
-        # Such a thing is its own iterator: it is read once, and may not end.
-        self.is_one_shot = iter(data) is data
+        # An iterator is read once, and may not end.
+        self.is_one_shot = hasattr(data, "__next__")
 
     def __iter__(self):
         for i, element in enumerate(self.data):

@@ -169,7 +169,7 @@ def test_arguments(m, call, error, words):
         ),
         (
             "a generator of bad batches",
-            lambda m: m.fit({"prompts": p} for p in (["a"], ["b"], ["c"], [1])),
+            lambda m: m.write({"prompts": p} for p in (["a"], ["b"], [1])),
             TypeError,
             ["In `x`", '"prompts"', "row 0", "int"],
         ),
@@ -457,7 +457,7 @@ def test_kinds_of_data(m, call, error, words):
                 {
                     **bad_input.IDS,
                     "teacher_token_ids": [[5], [5, 6]],
-                    "teacher_padding_mask": [[1], [1, 1]],
+                    "teacher_padding_mask": [[1, 1], [1]],
                 }
             ),
             ValueError,

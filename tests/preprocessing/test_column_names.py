@@ -1,5 +1,6 @@
 """Columns with names of their own, and columns that nobody reads."""
 
+import functools
 import warnings
 
 import datasets
@@ -73,6 +74,34 @@ def test_names_that_are_ours_for_other_columns():
         )
         for key, value in _pack()(DATA).items():
             np.testing.assert_array_equal(packed[key], value)
+
+
+def test_a_name_is_read_once():
+    # The responses are the prompts, and are not responses, too.
+    data = {"responses": PROMPTS, "prompts": RESPONSES}
+    pack = _pack(columns={"prompts": "responses"})
+    with pytest.warns(UserWarning, match=r"nobody reads: \['prompts'\]"):
+        packed = pack(data)
+    for key, value in _pack()({"prompts": PROMPTS}).items():
+        np.testing.assert_array_equal(packed[key], value)
+    assert "response_mask" not in packed
+
+
+@pytest.mark.parametrize("key", ["prompts", "messages"])
+def test_chats_beside_prompts(key):
+    data = {
+        "prompts": ["Alice"],
+        "messages": [[{"role": "user", "content": "Why?"}]],
+    }
+    preprocessor = tokenizers.gemma(turns=True)
+    make = functools.partial(
+        Packer, preprocessor, LENGTH, chat_template="gemma"
+    )
+    (other,) = {*data} - {key}
+    with pytest.warns(UserWarning, match=f"nobody reads: \\['{other}'\\]"):
+        packed = make(columns={key: key})(data)
+    expected = make()({key: data[key]})
+    np.testing.assert_array_equal(packed["token_ids"], expected["token_ids"])
 
 
 def test_names_of_token_ids_and_chats():

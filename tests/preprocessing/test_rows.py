@@ -92,6 +92,29 @@ def test_token_ids(preprocessor):
         _assert_same(gather(data, Packer(None)), expected)
 
 
+def test_token_ids_of_different_lengths(preprocessor):
+    # As a tokenizer leaves them that pads nothing.
+    expected = Packer(preprocessor, LENGTH)(DATA)
+    lengths = expected["padding_mask"].sum(1)
+    assert len({*lengths}) > 1
+    columns = {
+        key: [row[:n].tolist() for row, n in zip(value, lengths)]
+        for key, value in expected.items()
+    }
+    rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+    for data in (columns, rows, datasets.Dataset.from_list(rows)):
+        _assert_same(gather(data, Packer(None, LENGTH)), expected)
+        packed = gather(data, Packer(None))
+        assert packed["token_ids"].shape[1] == lengths.max()
+        assert packed["response_mask"].dtype == "bool"
+    theirs = {
+        "teacher_token_ids": columns["token_ids"],
+        "teacher_padding_mask": columns["padding_mask"],
+    }
+    packed = Packer(None, LENGTH)({**columns, **theirs})
+    assert packed["teacher_token_ids"].shape == (5, 2 * LENGTH)
+
+
 def test_what_is_not_read_is_not_decoded(preprocessor):
     broken = {"bytes": b"no image", "path": None}
     data = datasets.Dataset.from_dict(

@@ -172,6 +172,18 @@ def test_streams_stay_lazy(preprocessor):
     assert data.drawn <= 2
 
 
+def test_nothing_is_begun_twice(distiller):
+    # As a `DataLoader` with workers, which start when a pass does.
+    class Eager(BatchesWithLength):
+        def __iter__(self):
+            self.passes += 1
+            return iter(self.batches)
+
+    data = Eager()
+    distiller.evaluate(data, verbose=0)
+    assert data.passes == 1
+
+
 def test_token_ids_of_torch(preprocessor):
     expected = Packer(preprocessor, LENGTH)(DATA)
     rows = [

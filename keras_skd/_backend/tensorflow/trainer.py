@@ -15,6 +15,12 @@ class RolloutTrainer(StatefulTrainer):
         take(iterator, self.steps_per_execution)
         self.num_skipped -= 1
 
+    def train_step(self, data):
+        # Nothing is counted after the last batch: an operation that needs no
+        # data would run before the iterator is found to have come to its end.
+        with tf.control_dependencies(tf.nest.flatten(data)):
+            return super().train_step(data)
+
     def _make_function(self, step_function):
         """Makes Keras' step function, separately for each sequence length.
 
