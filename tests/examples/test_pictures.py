@@ -58,7 +58,7 @@ def test_pictures(causal_lm, tmp_path, monkeypatch):
 
     shown = texts((tmp_path / "rollout.svg").read_text(encoding="utf-8"))
     assert shown[0] == "what is it?"
-    assert "before training" in shown and "after 4 x 1 steps" in shown
+    assert "before training" in shown and "after 4 steps" in shown
     history = (tmp_path / "history.svg").read_text(encoding="utf-8")
     assert {"loss", "acceptance_rate", "epoch"} <= {*texts(history)}
 
