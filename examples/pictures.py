@@ -77,13 +77,10 @@ def main():
         validation_batch_size=args.batch_size,
         verbose=2,
     )
+    after = response()
     args.output.mkdir(parents=True, exist_ok=True)
-    responses = {
-        "before training": before,
-        f"after {len(history.epoch)} x {max(1, args.steps // 4)} steps": (
-            response()
-        ),
-    }
+    num_steps = int(distiller.optimizer.iterations)
+    responses = {"before training": before, f"after {num_steps} steps": after}
     svg = rollout_svg(questions[0], responses)
     (args.output / "rollout.svg").write_text(svg, encoding="utf-8")
     # Letters as letters, and the same file from the same numbers.

@@ -73,7 +73,7 @@ def plot_history(history, metrics: list[str] | None = None):
         ax.set_title(metric)
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if ax.lines:
+        if len(ax.lines) > 1:
             ax.legend(frameon=False)
     return figure
 

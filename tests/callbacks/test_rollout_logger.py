@@ -11,6 +11,7 @@ from ipykernel.inprocess import InProcessKernelManager
 import keras_skd
 from keras_skd.callbacks import RolloutLogger
 from keras_skd.visualization import show_rollout
+from tests.support.causal_lms import causal_lm
 from tests.support.distillers import HELD_OUT
 from tests.support.distillers import TRAINING
 from tests.support.distillers import text_distiller
@@ -104,10 +105,12 @@ def notebook():
     manager.start_kernel()
     client = manager.client()
     client.start_channels()
-    yield manager.kernel.shell, client
+    kernel = manager.kernel
+    yield kernel.shell, client
     client.stop_channels()
-    type(manager.kernel.shell).clear_instance()
-    type(manager.kernel).clear_instance()
+    manager.shutdown_kernel()
+    type(kernel.shell).clear_instance()
+    type(kernel).clear_instance()
 
 
 def test_a_notebook_shows_html(distiller, notebook):
@@ -148,6 +151,20 @@ def test_responses_of_the_data_are_in_braces(capsys):
         HELD_OUT, callbacks=[RolloutLogger(HELD_OUT, num_rows=1)], verbose=0
     )
     assert "Alice was\n> { very tired" in capsys.readouterr().out
+
+
+def test_without_text_it_shows_ids(capsys):
+    models = [causal_lm("gpt2", seed=seed) for seed in (1, 2)]
+    distiller = keras_skd.Distiller(*models, rollout="supervised")
+    distiller.compile()
+    mask = np.array([[1, 1, 1, 0]])
+    x = {
+        "token_ids": 5 * mask,
+        "padding_mask": mask,
+        "response_mask": np.array([[0, 0, 1, 0]]),
+    }
+    distiller.fit(x, callbacks=[RolloutLogger(x)], verbose=0)
+    assert "\n 5 5\n> { 5}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
