@@ -172,7 +172,6 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self._rollout_metrics = rollout_metrics(self.rollout.is_speculative)
         self._mean_loss = keras.metrics.Mean(name="mean_loss")
         self._compile_for_decoding()
-        self._keep_state()
         # Until `compile` makes its own.
         self._objective = Objective(
             "forward_kl", None, self._teacher_lm, self._student_lm

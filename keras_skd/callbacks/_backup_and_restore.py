@@ -46,7 +46,9 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     ```python
     backup = keras_skd.callbacks.BackupAndRestore("backup", save_freq=100)
-    distiller.fit(data, epochs=3, shuffle=False, callbacks=[backup])
+    distiller.fit(
+        {"prompts": prompts}, epochs=2, shuffle=False, callbacks=[backup]
+    )
     ```
     """
 

@@ -16,6 +16,7 @@ from tests.support.causal_lms import causal_lm
 PACKAGES = (
     keras_skd,
     keras_skd.acceptance,
+    keras_skd.callbacks,
     keras_skd.decoding,
     keras_skd.losses,
     keras_skd.rollouts,
