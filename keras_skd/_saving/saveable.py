@@ -26,7 +26,7 @@ _teacher: ContextVar = ContextVar("teacher", default=None)
 _STUDENT_WITHOUT_LORA = "student_without_lora"
 
 
-class Saveable(keras.Model):
+class Saveable:
     """The part of a `Distiller` that saves and loads.
 
     Keras saves what it finds in `dir(model)`. So a teacher that is not to be
