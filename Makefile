@@ -1,6 +1,7 @@
 # make demo    distil a real model (KERAS_BACKEND=jax, tensorflow or torch)
 # make pictures  the pictures of the README, from the same training
 # make test    the test suite, once per backend, in TEST_WORKERS processes
+# make test-kill  kill a training 20 times per backend: takes half an hour
 # make lint    ruff and mypy, as CI runs them
 # make format  fix and format the code with ruff
 # make docs    guides and API reference, into site/; any warning is an error
@@ -16,6 +17,7 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+KILL_ARGS ?= --kills 20
 
 BACKENDS := jax tensorflow torch
 BIN := $(VENV)/bin
@@ -38,7 +40,8 @@ PINS := keras==3.15.1 keras-hub==0.32.0 transformers==5.23.* gguf==0.19.* \
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo pictures test $(BACKENDS:%=test-%) lint format docs api bench clean
+.PHONY: demo pictures test $(BACKENDS:%=test-%) test-kill lint format docs api \
+	bench clean
 
 demo: $(VENV)/demo-$(KERAS_BACKEND).stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/distill_smollm2.py $(DEMO_ARGS)
@@ -57,6 +60,12 @@ $(BACKENDS:%=test-%): test-%: $(VENV)/test.stamp
 		KERAS_BACKEND=$* $(BIN)/python -m pytest $$part \
 			--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS) \
 			|| status=1; \
+	done; exit $$status
+
+test-kill: $(VENV)/test.stamp
+	status=0; for backend in $(BACKENDS); do \
+		KERAS_BACKEND=$$backend $(BIN)/python -m tests.support.kill_and_resume \
+			$(KILL_ARGS) || status=1; \
 	done; exit $$status
 
 lint: $(VENV)/lint.stamp

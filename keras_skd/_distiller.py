@@ -222,7 +222,6 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         if self.teacher is not None:
             self._mean_kl = keras.metrics.Mean(name="kl")
         self._compile_for_decoding()
-        self._keep_state()
         # Until `compile` makes its own.
         self._objective = Objective(
             None, None, self._teacher_lm, self._student_lm

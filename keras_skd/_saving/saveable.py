@@ -1,4 +1,5 @@
 import contextlib
+import functools
 from contextvars import ContextVar
 
 import keras
@@ -271,6 +272,7 @@ class Saveable:
         if self.compiled and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
 
-    def _keep_state(self):
-        """Makes what is saved last. It is no layer of the model."""
-        object.__setattr__(self, "_unsaved_state", UnsavedState(self))
+    @functools.cached_property
+    def _unsaved_state(self):
+        """Saved with the rest. It is no layer of the model."""
+        return UnsavedState(self)

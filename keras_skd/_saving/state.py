@@ -1,6 +1,8 @@
 """What a distiller remembers that Keras does not save by itself."""
 
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,7 +29,7 @@ class UnsavedState(keras.layers.Layer):
     def __init__(self, distiller):
         super().__init__(name="unsaved_state")
         # Not tracked: a layer inside of itself.
-        self._distiller = weakref.ref(distiller)
+        self._distiller: Callable[[], Any] = weakref.ref(distiller)
         self.built = True
 
     def save_own_variables(self, store):

@@ -46,7 +46,9 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     ```python
     backup = keras_skd.callbacks.BackupAndRestore("backup", save_freq=100)
-    distiller.fit(data, epochs=3, shuffle=False, callbacks=[backup])
+    distiller.fit(
+        {"prompts": prompts}, epochs=2, shuffle=False, callbacks=[backup]
+    )
     ```
     """
 
@@ -58,7 +60,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     ):
         super().__init__()
         if save_freq != "epoch":
-            check_integer("save_freq", save_freq, minimum=1)
+            save_freq = check_integer("save_freq", save_freq, minimum=1)
         self.backup_dir = pathlib.Path(backup_dir)
         self.save_freq = save_freq
         self.delete_checkpoint = delete_checkpoint
@@ -66,7 +68,8 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._epoch = self._num_batches = self._num_unsaved = 0
-        self._history = {"epoch": [], "logs": {}}
+        self._epochs: list = []
+        self._logs: dict = {}
         self._metrics = None
         if not self._path.exists():
             return
@@ -80,7 +83,8 @@ class BackupAndRestore(keras.callbacks.Callback):
             ]
         self._epoch = progress["epoch"]
         self._num_batches = progress["num_batches"]
-        self._history = progress["history"]
+        self._epochs = progress["epochs"]
+        self._logs = progress["logs"]
         self._random_state = global_random_state()
         distiller._initial_epoch = self._epoch
 
@@ -106,15 +110,16 @@ class BackupAndRestore(keras.callbacks.Callback):
             return
         self._num_unsaved += num_batches - self._num_batches
         self._num_batches = num_batches
-        if self.save_freq != "epoch" and self._num_unsaved >= self.save_freq:
+        save_freq = self.save_freq
+        if isinstance(save_freq, int) and self._num_unsaved >= save_freq:
             self._save()
 
     def on_epoch_end(self, epoch, logs=None):
         self._epoch, self._num_batches = epoch + 1, 0
         self._metrics = None
-        self._history["epoch"].append(epoch)
+        self._epochs.append(epoch)
         for name, value in (logs or {}).items():
-            self._history["logs"].setdefault(name, []).append(float(value))
+            self._logs.setdefault(name, []).append(float(value))
         if self.save_freq == "epoch":
             self._save()
 
@@ -125,8 +130,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         history = keras.callbacks.History()
         history.set_params(self.params)
         history.set_model(distiller)
-        history.epoch = self._history["epoch"]
-        history.history = self._history["logs"]
+        history.epoch = self._epochs
+        history.history = self._logs
         distiller.history = history
         if self.delete_checkpoint and self._path.exists():
             self._path.unlink()
@@ -138,7 +143,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         progress = {
             "epoch": self._epoch,
             "num_batches": self._num_batches,
-            "history": self._history,
+            "epochs": self._epochs,
+            "logs": self._logs,
         }
         self.backup_dir.mkdir(parents=True, exist_ok=True)
         with complete_file(self._path) as partial:

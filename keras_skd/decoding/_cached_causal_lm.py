@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -36,7 +37,7 @@ class CachedCausalLM:
     """
 
     def __init__(self, model, vocabulary_size: int | None = None):
-        self._scope = contextlib.nullcontext
+        self._scope: Callable = contextlib.nullcontext
         if isinstance(model, WithoutLora):
             self._scope, model = model.scope, model.student
         self.model = model
