@@ -18,7 +18,7 @@ class RolloutTrainer(StatefulTrainer):
     def train_step(self, data):
         # Nothing is counted after the last batch: an operation that needs no
         # data would run before the iterator is found to have come to its end.
-        with tf.control_dependencies(tf.nest.flatten(data)):
+        with tf.control_dependencies([*self.batch_of(data).values()]):
             return super().train_step(data)
 
     def _make_function(self, step_function):
