@@ -1,5 +1,6 @@
 """Two steps, a file and two steps are four steps."""
 
+import inspect
 import json
 import zipfile
 
@@ -174,6 +175,21 @@ def test_a_file_says_all_that_the_distiller_is(files):
         assert configs[0] == configs[1]
     assert loaded.name == "kept"
     assert not loaded.teacher.trainable
+
+
+def test_configs_have_every_argument():
+    """An argument that is added has to be saved, too."""
+    kept = distiller()
+    for function, config, left_out in (
+        (keras_skd.Distiller.__init__, kept.get_config(), {"self", "kwargs"}),
+        (
+            keras_skd.Distiller.compile,
+            kept.get_compile_config(),
+            {"self", "loss_weights"},
+        ),
+    ):
+        arguments = set(inspect.signature(function).parameters)
+        assert arguments - left_out == set(config) - {"name"}
 
 
 def _without_keys(config):

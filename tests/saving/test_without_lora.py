@@ -187,3 +187,22 @@ def test_what_is_frozen_stays_frozen(tmp_path):
 def test_bad_input(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+def test_quantized_models_come_back(tmp_path):
+    """An int8 teacher, and a student with LoRA on int8 weights."""
+    teacher = random_causal_lm("llama", 2, num_layers=1)
+    teacher.quantize("int8")
+    student = random_causal_lm("llama", 1, num_layers=1)
+    student.quantize("int8")
+    student.backbone.enable_lora(2)
+    kept = keras_skd.Distiller(teacher, student, seed=3)
+    kept.compile(optimizer="sgd")
+    kept.save(tmp_path / "kept.keras")
+    loaded = keras.saving.load_model(tmp_path / "kept.keras")
+    for one, other in zip(kept.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(
+            ops.convert_to_numpy(one), ops.convert_to_numpy(other), one.path
+        )
+        assert one.dtype == other.dtype
+        assert one.trainable == other.trainable
