@@ -24,7 +24,10 @@ def _model(seed, **kwargs):
 
 @pytest.fixture(scope="module")
 def models():
-    return _model(1), _model(2)
+    teacher, student = _model(1), _model(2)
+    # Distributions that are not flat: they disagree.
+    teacher.set_weights([5 * w for w in teacher.get_weights()])
+    return teacher, student
 
 
 def _written(student):
@@ -79,6 +82,7 @@ def test_the_same_for_every_rollout_and_loss(models, rollout, loss):
 def test_a_drafter_that_is_the_teacher_is_always_accepted(models):
     teacher, _ = models
     twin = _model(1)
+    twin.set_weights(teacher.get_weights())
     distiller = _distiller((teacher, twin), "on_policy")
     scores = distiller.score(DATA, max_length=12)
     assert scores["kl"] == pytest.approx(0, abs=1e-5)
