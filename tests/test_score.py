@@ -26,7 +26,7 @@ def _model(seed, **kwargs):
 def models():
     teacher, student = _model(1), _model(2)
     # Distributions that are not flat: they disagree.
-    teacher.set_weights([5 * w for w in teacher.get_weights()])
+    teacher.set_weights([2 * w for w in teacher.get_weights()])
     return teacher, student
 
 
