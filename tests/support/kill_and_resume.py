@@ -142,6 +142,7 @@ def compare(folder, kills, epochs, seed=0):
     num_steps = epochs * STEPS_PER_EPOCH
     while_writing = 0
     for i in range(kills):
+        born = time.time()
         process = launch(killed, epochs)
         # Some before the first step, the others some steps later.
         if i % 5 == 4:
@@ -153,7 +154,7 @@ def compare(folder, kills, epochs, seed=0):
         assert process.poll() is None, "The training ended before its kill."
         process.send_signal(signal.SIGKILL)
         process.wait()
-        while_writing += check_backup(killed / "backup")
+        while_writing += check_backup(killed / "backup", born)
     finish(launch(killed, epochs), killed)
     check_same(whole, killed)
     return (
@@ -196,8 +197,14 @@ def num_lines(path):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def check_backup(folder):
-    """Checks that a backup is whole, and tells whether one was on its way."""
+def check_backup(folder, since):
+    """Checks that a backup is whole, and tells whether one was on its way.
+
+    Args:
+        folder: `pathlib.Path`, of the backups.
+        since: float. When the process was started: an earlier one may have
+            left a part of a file, too.
+    """
     if not folder.exists():
         return False
     path = folder / "latest.weights.h5"
@@ -208,7 +215,10 @@ def check_backup(folder):
             names = list(file)
         assert "student" in names
         assert "teacher" not in names
-    return any(p.name.startswith(".partial") for p in folder.iterdir())
+    return any(
+        p.name.startswith(".partial") and p.stat().st_mtime > since
+        for p in folder.iterdir()
+    )
 
 
 def steps(folder):
