@@ -150,7 +150,7 @@ def compare(folder, kills, epochs, seed=0):
         else:
             longest = max(1, num_steps // kills - 1)
             wait_for_steps(process, killed, rng.randint(1, longest))
-            time.sleep(rng.uniform(0.0, 0.1))
+            time.sleep(rng.uniform(0.0, 0.02))
         assert process.poll() is None, "The training ended before its kill."
         process.send_signal(signal.SIGKILL)
         process.wait()
