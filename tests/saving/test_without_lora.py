@@ -57,8 +57,9 @@ def test_the_teacher_is_the_base(architecture):
     expected = forward(base)(ids)
     tensor = ops.convert_to_tensor(ids)
     hidden_states = shared.hidden_states(tensor, ops.ones_like(tensor))
-    np.testing.assert_array_equal(
-        ops.convert_to_numpy(shared.logits(hidden_states)), expected
+    # `expected` is compiled, which rounds differently.
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(shared.logits(hidden_states)), expected, atol=1e-5
     )
     # The student is not what it was.
     assert np.abs(forward(student)(ids) - expected).max() > 0.01
