@@ -796,6 +796,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         Example:
 
         ```python
+        distiller.compile(loss="forward_kl")
         scores = distiller.score(
             {"prompts": prompts, "responses": responses},
             metrics=["exact_match", keras_hub.metrics.Bleu()],
