@@ -39,9 +39,9 @@ def _preprocessor(vocabulary):
     [
         (
             "nothing",
-            lambda m: m.make(None, m.student),
+            lambda m: m.make(m.teacher, None),
             TypeError,
-            ["`teacher`", "None", "keras_hub.models.CausalLM"],
+            ["`student`", "None", "keras_hub.models.CausalLM"],
         ),
         (
             "the name of a preset",
