@@ -103,7 +103,7 @@ def test_what_is_trained(models, preprocessor, turns):
             f"<|{m['role']}|>{m['content']}<|end|>" for m in chat
         )
     expected = _forward_kl(models, rollout)
-    loss = distiller.evaluate(CHATS, verbose=0)
+    loss = distiller.evaluate(CHATS, verbose=0)[0]
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
@@ -114,7 +114,7 @@ def test_fit_on_all_turns_in_one_pass(preprocessor):
         for seed in (1, 2)
     ]
     distiller = _distiller(models, assistant_turns="all")
-    before = distiller.evaluate(CHATS, verbose=0)
+    before = distiller.evaluate(CHATS, verbose=0)[0]
     history = distiller.fit(
         CHATS, batch_size=3, epochs=3, validation_data=CHATS, verbose=0
     ).history
@@ -160,16 +160,16 @@ def test_a_teacher_with_a_template_of_its_own(models):
         "{{ m.role }}. {% endfor %}"
     )
     distiller = _distiller(models, teacher_chat_template=theirs)
-    loss = distiller.evaluate(CHATS, verbose=0)
+    loss = distiller.evaluate(CHATS, verbose=0)[0]
     # GPT-2 has one token for the start and for the end.
     prompts = [
         "".join(f"{m['content']}, said the {m['role']}. " for m in chat)
         for chat in QUESTIONS["messages"]
     ]
     explicit = {**CHATS, "teacher_prompts": prompts}
-    expected = _distiller(models).evaluate(explicit, verbose=0)
+    expected = _distiller(models).evaluate(explicit, verbose=0)[0]
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    other = _distiller(models).evaluate(CHATS, verbose=0)
+    other = _distiller(models).evaluate(CHATS, verbose=0)[0]
     assert abs(loss - other) > 1e-4 * loss
 
 
