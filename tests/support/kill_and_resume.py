@@ -148,7 +148,8 @@ def compare(folder, kills, epochs, seed=0):
         if i % 5 == 4:
             time.sleep(rng.uniform(0.0, seconds / 2))
         else:
-            longest = max(1, num_steps // kills - 1)
+            # Half of the steps are for what runs on until the signal arrives.
+            longest = max(1, num_steps // (2 * kills) - 1)
             wait_for_steps(process, killed, rng.randint(1, longest))
             time.sleep(rng.uniform(0.0, 0.02))
         assert process.poll() is None, "The training ended before its kill."
