@@ -760,3 +760,16 @@ def test_lora():
         if (old != ops.convert_to_numpy(weight)).any()
     ]
     assert len(changed) == 4 and all("lora" in path for path in changed)
+
+
+@pytest.mark.parametrize("rollout", ["on_policy", "teacher", "speculative"])
+def test_a_last_batch_of_one_row(rollout):
+    distiller = keras_skd.Distiller(
+        _gpt2(1), _gpt2(2), rollout, stop_token_ids=()
+    )
+    distiller.compile(optimizer=keras.optimizers.SGD(0.1))
+    prompts = _prompts(rows=3)
+    history = distiller.fit(prompts, batch_size=2, verbose=0).history
+    lengths = LENGTH - prompts["padding_mask"].sum(axis=1)
+    assert history["response_length"] == pytest.approx([lengths.mean()])
+    assert np.isfinite(history["loss"]).all()

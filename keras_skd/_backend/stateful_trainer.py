@@ -1,27 +1,14 @@
-import itertools
+from keras_skd._backend.skipping import SkippingTrainer
 
 
-class StatefulTrainer:
+class StatefulTrainer(SkippingTrainer):
     """A rollout, then Keras' train step, where variables hold the state.
 
-    A subclass adds `make_rollout_function` and `skip_batches`.
+    A subclass adds `make_rollout_function`.
     """
 
-    def make_train_function(self, force=False):
-        made = self.train_function
-        super().make_train_function(force)
-        self.num_skipped = 0
-        if self.train_function is made:
-            return
-        train = self.train_function
-
-        def train_or_skip(data):
-            if not self.num_skipped:
-                return train(data)
-            self.skip_batches(data)
-            return self.without_kl(self.get_metrics_result())
-
-        self.train_function = train_or_skip
+    def skip(self, data):
+        return self.without_kl(self.get_metrics_result())
 
     def train_step(self, data):
         rollout = self.rollout_function(self.batch_of(data))
@@ -41,14 +28,3 @@ class StatefulTrainer:
 
     def sync_state(self):
         """Nothing to do: see the JAX trainer."""
-
-
-def take(iterator, count):
-    """Takes up to `count` elements.
-
-    Raises:
-        StopIteration: if there is none.
-    """
-    next(iterator)
-    for _ in itertools.islice(iterator, count - 1):
-        pass

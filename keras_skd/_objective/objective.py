@@ -91,9 +91,11 @@ class Objective:
         self._chunked_loss = ChunkedLoss(loss, teacher, student, chunk_size)
         self._mean_kl: ChunkedLoss | None = None
         if teacher is not None:
-            self._mean_kl = ChunkedLoss(
-                losses.ForwardKL(), teacher, student, chunk_size
-            )
+            kl = losses.ForwardKL()
+            self._mean_kl = ChunkedLoss(kl, teacher, student, chunk_size)
+            # Both heads need not be computed twice for the same number.
+            if losses.serialize(loss) == losses.serialize(kl):
+                self._mean_kl = self._chunked_loss
         self._with_parts = with_parts
         self._with_kl = with_kl
         self._teacher = teacher
@@ -126,7 +128,9 @@ class Objective:
         loss = self._chunked_loss(*states, rollout, training_step, training)
         measured = {}
         if mean_kl is not None:
-            measured["mean_kl"] = mean_kl(*states, rollout, training=False)
+            measured["mean_kl"] = loss
+            if mean_kl is not self._chunked_loss:
+                measured["mean_kl"] = mean_kl(*states, rollout, training=False)
         additional = []
         if self.hidden_state_loss is not None:
             mask = next_tokens(rollout)["response_mask"]

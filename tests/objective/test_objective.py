@@ -124,6 +124,27 @@ def test_kl_is_the_same_measure_for_every_loss(models, loss):
     assert not measured
 
 
+def test_the_default_loss_is_the_kl(models):
+    teacher, student = models
+    projected = []
+
+    class Counted(CachedCausalLM):
+        def logits(self, hidden_states):
+            projected.append(self)
+            return super().logits(hidden_states)
+
+    counted = Counted(student.model)
+    counts = []
+    for loss in ("forward_kl", losses.ForwardKL(temperature=2.0)):
+        objective = Objective(loss, None, teacher, counted)
+        outputs = _read(objective, _rollout())
+        projected.clear()
+        value, measured = objective(outputs, _rollout(), training=False)
+        counts.append(len(projected))
+    assert counts[1] == 2 * counts[0] > 0
+    assert float(measured["mean_kl"]) != float(value)
+
+
 def test_without_a_teacher(models):
     teacher, student = models
     rollout = _rollout()

@@ -4,7 +4,8 @@ import jax
 import keras
 
 from keras_skd._backend.eager import eager_scope
-from keras_skd._backend.stateful_trainer import take
+from keras_skd._backend.skipping import SkippingTrainer
+from keras_skd._backend.skipping import take
 
 _GROUPS = (
     "trainable_variables",
@@ -14,7 +15,7 @@ _GROUPS = (
 )
 
 
-class RolloutTrainer:
+class RolloutTrainer(SkippingTrainer):
     """A rollout, then Keras' JAX train step.
 
     On JAX, state is passed in and returned. Everything outside of Keras' own
@@ -25,23 +26,10 @@ class RolloutTrainer:
     # Measured with two cores: it goes into a message that asks for patience.
     compile_seconds_per_layer = 0.8
 
-    def make_train_function(self, force=False):
-        made = self.train_function
-        super().make_train_function(force)
-        self.num_skipped = 0
-        if self.train_function is made:
-            return
-        train = self.train_function
-
-        def train_or_skip(state, iterator):
-            if not self.num_skipped:
-                return train(state, iterator)
-            take(iterator, self.steps_per_execution)
-            self.num_skipped -= 1
-            with keras.StatelessScope(zip(self.metrics_variables, state[3])):
-                return self.without_kl(self.get_metrics_result()), state
-
-        self.train_function = train_or_skip
+    def skip(self, state, iterator):
+        take(iterator, self.steps_per_execution)
+        with keras.StatelessScope(zip(self.metrics_variables, state[3])):
+            return self.without_kl(self.get_metrics_result()), state
 
     def train_step(self, state, data):
         trainable, non_trainable, optimizer, metrics = state

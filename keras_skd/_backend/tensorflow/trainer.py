@@ -1,8 +1,8 @@
 import tensorflow as tf
 
 from keras_skd._backend.eager import eager_scope
+from keras_skd._backend.skipping import take
 from keras_skd._backend.stateful_trainer import StatefulTrainer
-from keras_skd._backend.stateful_trainer import take
 
 
 class RolloutTrainer(StatefulTrainer):
@@ -11,9 +11,9 @@ class RolloutTrainer(StatefulTrainer):
     # Measured with two cores: it goes into a message that asks for patience.
     compile_seconds_per_layer = 2.8
 
-    def skip_batches(self, iterator):
+    def skip(self, iterator):
         take(iterator, self.steps_per_execution)
-        self.num_skipped -= 1
+        return super().skip(iterator)
 
     def train_step(self, data):
         # Nothing is counted after the last batch: an operation that needs no
@@ -54,7 +54,7 @@ class RolloutTrainer(StatefulTrainer):
         # executor (on a CPU): that is many times slower at a loop of small
         # steps, and oneDNN was seen to corrupt memory in it.
         compiled = tf.function(
-            lambda x: self.write(x, rollout),
+            lambda x: self._write_two_rows(x, rollout),
             jit_compile=True,
             autograph=False,
         )
@@ -66,6 +66,21 @@ class RolloutTrainer(StatefulTrainer):
                 return self.write(x, rollout)
 
         return rollout_function
+
+    def _write_two_rows(self, x, rollout):
+        """Writes at least two rows, if their number is unknown when tracing.
+
+        TensorFlow converts a cache update to a loop over the rows, which XLA
+        fails to compile for a single row of GPT-2.
+        """
+        if None not in [value.shape[0] for value in x.values()]:
+            return self.write(x, rollout)
+        rows = tf.shape(x["token_ids"])[0]
+        index = tf.range(tf.maximum(rows, 2)) % rows
+        x = {key: tf.gather(value, index) for key, value in x.items()}
+        return tf.nest.map_structure(
+            lambda value: value[:rows], self.write(x, rollout)
+        )
 
 
 def _lengths(element_spec):

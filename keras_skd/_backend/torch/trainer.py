@@ -20,9 +20,6 @@ class RolloutTrainer(StatefulTrainer):
         super()._symbolic_build(*args, **kwargs)
         set_global_random_state(states)
 
-    def skip_batches(self, data):
-        self.num_skipped -= 1
-
     def make_rollout_function(self, rollout):
         @torch.no_grad()
         def rollout_function(x):
