@@ -3,9 +3,9 @@ import keras_hub
 
 from keras_skd._checks import check_integer
 from keras_skd._preprocessing import pack_generate_inputs
-from keras_skd._student_text import StudentText
-from keras_skd._text_metrics import check_metrics
-from keras_skd._text_metrics import score_texts
+from keras_skd._scoring import StudentText
+from keras_skd._scoring import check_metrics
+from keras_skd._scoring import score_texts
 from keras_skd.callbacks._checks import check_distiller
 
 

@@ -1,9 +1,10 @@
 import os
-import shutil
 
 import keras
 
 from keras_skd._checks import check_number
+from keras_skd._saving import recover_folder
+from keras_skd._saving import replace_folder
 from keras_skd.callbacks._checks import check_choice
 from keras_skd.callbacks._checks import check_distiller
 
@@ -88,7 +89,7 @@ class SaveBestStudent(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         check_distiller(self, self.model)
-        recover(self.path)
+        recover_folder(self.path)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
@@ -126,7 +127,7 @@ def _mode_of(monitor):
 
 
 def _check_is_preset(path):
-    recover(path)
+    recover_folder(path)
     is_other = os.path.exists(path) and not os.path.isdir(path)
     if os.path.isdir(path):
         names = os.listdir(path)
@@ -136,32 +137,3 @@ def _check_is_preset(path):
             "`path` must be a new folder, or that of a preset, which will be "
             f"replaced. Received: {path!r}, which is something else"
         )
-
-
-def replace_folder(path: str, write):
-    """Replaces a folder by what `write` writes to a new one.
-
-    Args:
-        path: str.
-        write: callable that is given the path of the new folder.
-    """
-    new, old = f"{path}.new", f"{path}.old"
-    shutil.rmtree(new, ignore_errors=True)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    write(new)
-    shutil.rmtree(old, ignore_errors=True)
-    if os.path.isdir(path):
-        os.rename(path, old)
-    os.rename(new, path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover(path: str):
-    """Undoes the half of `replace_folder` that a killed process has done.
-
-    It can stop between the two renames: the preset of before is then beside
-    its path.
-    """
-    old = f"{path}.old"
-    if os.path.isdir(old) and not os.path.exists(path):
-        os.rename(old, path)

@@ -4,9 +4,9 @@ import itertools
 import numpy as np
 
 from keras_skd._source import Source
-from keras_skd._token_text import check_rollout
-from keras_skd._token_text import find_tokenizer
-from keras_skd._token_text import row_tokens
+from keras_skd.visualization._token_text import check_rollout
+from keras_skd.visualization._token_text import find_tokenizer
+from keras_skd.visualization._token_text import row_tokens
 
 # The style of a token and what the legend says, by the author. The teacher's
 # are underlined, for those who do not see the colours.

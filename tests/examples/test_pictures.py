@@ -9,7 +9,7 @@ import pytest
 import smollm2
 
 from keras_skd import Source
-from keras_skd._token_text import Token
+from keras_skd.visualization._token_text import Token
 
 ROOT = pathlib.Path(smollm2.__file__).parents[1]
 SVG = "{http://www.w3.org/2000/svg}"

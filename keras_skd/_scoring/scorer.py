@@ -6,10 +6,10 @@ from keras_skd._checks import check_integer
 from keras_skd._generation import statistics
 from keras_skd._preprocessing import gather
 from keras_skd._preview import in_batches
-from keras_skd._student_text import StudentText
-from keras_skd._student_text import response_texts
-from keras_skd._text_metrics import check_metrics
-from keras_skd._text_metrics import score_texts
+from keras_skd._scoring.student_text import StudentText
+from keras_skd._scoring.student_text import response_texts
+from keras_skd._scoring.text_metrics import check_metrics
+from keras_skd._scoring.text_metrics import score_texts
 
 _DRAFT_KEYS = "sources", "response_mask", "num_tested", "num_teacher_calls"
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from keras_skd._source import Source
-from keras_skd._token_text import printable
-from keras_skd._token_text import row_tokens
-from keras_skd._token_text import token_texts
+from keras_skd.visualization._token_text import printable
+from keras_skd.visualization._token_text import row_tokens
+from keras_skd.visualization._token_text import token_texts
 from tests.support import tokenizers
 
 FAMILIES = {
