@@ -87,27 +87,27 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             `"truncate_right"`, which drop tokens from that side (but not the
             start token) until one more fits. The same for
             `"teacher_prompts"`.
-        empty_rows: what happens to rows with an empty response: `"keep"` (the
-            default), which trains on the end token alone, with a warning that
-            says how many they are; `"skip"`, as with `long_prompts`; or
-            `"error"`. A row with no token to continue from is skipped, too, or
-            else an error.
+        empty_rows: the handling of rows with an empty response: `"keep"` (the
+            default), which trains on the end token alone and warns with the
+            number of such rows; `"skip"`, as with `long_prompts`; or
+            `"error"`. A row whose prompt has no token is skipped with `"skip"`,
+            and otherwise an error.
         columns: dict from the names `"prompts"`, `"responses"`, ... to those of
             the data, such as `{"prompts": "question"}`, where they differ.
             Columns that are not read are ignored, with a warning that names
             them.
         chat_template: a `keras_skd.chat.ChatTemplate`, its name (`"chatml"`,
             `"gemma"`, `"llama3"`, `"phi"`, `"qwen"`) or a template in Jinja,
-            which renders `"messages"`. KerasHub keeps none:
+            which renders `"messages"`. KerasHub presets have no template;
             `keras_skd.chat.ChatTemplate.from_preset` reads the model's own.
             Needs `jinja2`.
-        teacher_chat_template: the same for a teacher with a different one: its
-            prompts are made of the same messages. Defaults to `None`,
+        teacher_chat_template: the same for the teacher, whose prompts are then
+            rendered from the same messages. Defaults to `None`,
             `chat_template`.
         assistant_turns: `"last"` or `"all"`, the turns of the assistant that
-            are trained, each up to and including the token that ends it. All
-            of them need `rollout="supervised"`, since other rollouts write the
-            last. Defaults to `"last"`.
+            are trained on, each up to and including its end token. Defaults to
+            `"last"`. `"all"` needs `rollout="supervised"`, since other rollouts
+            write the last turn.
         seed: int. Seeds every sampler that has no seed of its own: the same
             seed gives the same tokens. Defaults to `None`.
         **kwargs: passed to `keras.Model`, such as `name`.
@@ -211,7 +211,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self.built = True
 
     def _make_state(self):
-        """Makes what Keras carries from step to step, and saves."""
+        """Creates the state that Keras updates in each step, and saves."""
         # The number of batches trained on, for schedules.
         self.training_step = self.add_weight(
             shape=(), dtype="int32", trainable=False, name="training_step"
@@ -250,8 +250,8 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
     ):
         """Configures the distiller for training.
 
-        What was compiled before is forgotten: call it again after a change of
-        the models, such as `enable_lora` or `quantize`.
+        It discards everything that was compiled before: call it again after
+        changing the models, for example with `enable_lora` or `quantize`.
 
         Args:
             optimizer: a `keras.optimizers.Optimizer` or its name.
@@ -265,8 +265,8 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
                 mask. They count no prompt and no padding.
             weighted_metrics: the same as `metrics`.
             rollout_metrics: list of names of more to report, each of which
-                takes time or memory only if it is asked for. What there was
-                nothing of (no token by that author, no draft that far) is NaN.
+                takes time or memory only if it is listed. A mean without any
+                value (no token by that author, no draft that long) is NaN.
 
                 * `"acceptance_by_draft_position"`: the acceptance rate of the
                   first draft of a turn, the second, ..., as
@@ -353,7 +353,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         )
 
     def _compile_for_decoding(self):
-        """Forgets what was compiled for the models as they were."""
+        """Discards the compiled functions, and makes new ones."""
         self._teacher_lm, self._student_lm = self._cached_models()
         self.rollout_function = self.make_rollout_function(self.rollout)
         self._generate = Generator(self.make_rollout_function, self._seed)
@@ -406,7 +406,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             sample_weight = ops.cast(mask, "float32")
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    # The parts of a backend's train step: see `_backend/`.
+    # The train steps in `_backend/` call the following methods.
 
     def batch_of(self, data) -> dict:
         """The dict of tensors that Keras wraps up for its steps."""
@@ -438,7 +438,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self._additional_metrics.update_of_rollout(rollout)
 
     def without_kl(self, logs) -> dict:
-        """The logs of training, which does not measure it."""
+        """The logs without `kl`, which training does not measure."""
         return {k: v for k, v in logs.items() if k != "kl"}
 
     def without_rollout_metrics(self, logs) -> dict:
@@ -633,15 +633,15 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
     ) -> dict:
         """Writes what the student would train on.
 
-        It draws from random numbers of its own: training goes on as if nobody
-        had looked.
+        It uses its own random numbers, and does not affect the training.
 
         Args:
             x: data as in `fit`, which come to an end.
             batch_size: int. How many rows are written at once. Defaults to
                 `32`.
-            return_teacher_scores: bool. Whether to add what the teacher thinks
-                of each token of the responses. Defaults to `False`.
+            return_teacher_scores: bool. Whether to add the teacher's rank and
+                probability of each token of the responses. Defaults to
+                `False`.
 
         Returns:
             dict of NumPy arrays of shape `(rows, sequence_length)`, with the
@@ -649,7 +649,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             `"token_ids"` (int32), `"padding_mask"` (bool), `"response_mask"`
             (bool), `"sources"` (int32, the `keras_skd.Source` of each token)
             and, of a speculative rollout, `"draft_mask"` (bool): where a draft
-            was tested, which stands or was replaced. With
+            was tested, whether accepted or replaced. With
             `return_teacher_scores`, `"teacher_ranks"` (int32, from 1 for its
             likeliest token) and `"teacher_probabilities"` (float32), both from
             its raw logits, and zero outside of the responses.
@@ -766,8 +766,8 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
     ) -> dict:
         """Scores the student's own text, and how well it drafts.
 
-        The same numbers for every rollout and loss, so that students compare
-        which were trained with different ones.
+        The scores do not depend on the rollout or the loss, so that students
+        that were trained with different ones can be compared.
 
         Args:
             x: data with prompts and responses, as in `fit`. The references are
@@ -816,9 +816,10 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
 
     @contextlib.contextmanager
     def _unharmed(self):
-        """Leaves the models as the last whole step left them.
+        """Writes Keras' state to the models after an error or interrupt.
 
-        After an error or an interrupt, they can be used and saved.
+        They have the weights of the last complete step then, and can be used
+        and saved.
         """
         try:
             yield
@@ -827,7 +828,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             raise
 
     def _announce_compilation(self):
-        """Says why the first step is slow: otherwise it looks like a hang."""
+        """Explains why the first step is slow, which would look like a hang."""
         num_layers = sum(
             getattr(model.backbone, "num_layers", 0) for model in self._models()
         )
@@ -844,17 +845,18 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         return [m for m in (self.teacher, self.student) if m is not None]
 
     def _build_preprocessors(self):
-        """Keeps Keras from looking at a batch to build them, which needs none.
+        """Builds the preprocessors, so that Keras does not need to.
 
-        On JAX that look would leave a batch in the queue of a `PyDataset` with
-        workers, and `fit` would train on it twice, and not on another.
+        Keras would take a batch to build them. On JAX, that batch would remain
+        in the queue of a `PyDataset` with workers: `fit` would train on it
+        twice, and leave out a different one.
         """
         for preprocessor in {model.preprocessor for model in self._models()}:
             if preprocessor is None:
                 continue
             if not has_vocabulary(preprocessor.tokenizer):
-                continue  # Not yet: it is in the file that is being loaded.
-            # Makes the packer, which is a layer too.
+                continue  # It comes with the file that is being loaded.
+            # This creates the packer, which is a layer too.
             if not preprocessor.built:
                 preprocessor.build(None)
             for layer in preprocessor._flatten_layers():

@@ -1,4 +1,4 @@
-"""What is reported of a rollout, and of its loss."""
+"""The metrics of rollouts, and of the parts of the loss."""
 
 import keras
 from keras import ops
@@ -8,7 +8,7 @@ from keras_skd.decoding._records import DRAFT_POSITIONS
 from keras_skd.decoding._records import REJECTED_RANKS
 from keras_skd.losses._distillation_loss import AUTHORS
 
-# What `compile(rollout_metrics=...)` takes.
+# The values of `compile(rollout_metrics=...)`.
 ACCEPTANCE_BY_DRAFT_POSITION = "acceptance_by_draft_position"
 ACCEPTANCE_BY_RESPONSE_POSITION = "acceptance_by_response_position"
 TOKENS_PER_TEACHER_PASS = "tokens_per_teacher_pass"
@@ -56,9 +56,9 @@ def update_rollout_metrics(metrics: list, rollout: dict):
 
 
 class NamedMeans(keras.metrics.Metric):
-    """Means of several things, each reported by its name.
+    """Several means, each reported under its own name.
 
-    A mean of nothing is NaN.
+    A mean without any value is NaN.
 
     Args:
         names: list of strings.
@@ -149,18 +149,18 @@ class AdditionalMetrics:
 
     @property
     def rollout_names(self):
-        """The names in the logs that only a written rollout has."""
+        """The names that are only in the logs of written rollouts."""
         return [n for m in self._of_rollouts.values() for n in m.names]
 
     def update_of_rollout(self, rollout: dict):
-        """Adds what a rollout has written."""
+        """Adds a written rollout."""
         for group, metric in self._of_rollouts.items():
             values = getattr(self, f"_{group}")(rollout)
             if values is not None:
                 metric.update_state(*values)
 
     def update_of_loss(self, measured: dict, weight):
-        """Adds what an `Objective` has measured.
+        """Adds the measurements of an `Objective`.
 
         Args:
             measured: dict, see `ChunkedLoss.measure`.
@@ -241,7 +241,7 @@ def _buckets(first_end: int, last: int) -> list:
     while start <= max(last, 1):
         buckets.append((start, end))
         start, end = end + 1, 2 * end
-    # What nobody expects is counted with the last.
+    # The last range is open, so that every position is counted.
     buckets[-1] = (buckets[-1][0], None)
     return buckets
 

@@ -49,12 +49,12 @@ class WithoutLora:
 def without_lora(student: keras_hub.models.CausalLM) -> WithoutLora:
     """The base of a student with LoRA, as its teacher.
 
-    For distillation of a model into itself: of what it writes with a document
-    in the prompt (`"teacher_prompts"`), for one. Teacher and student share the
-    frozen weights, so that there is one copy of them in memory.
+    A model can be distilled into itself, for example with a document in the
+    teacher's prompts (`"teacher_prompts"`). Teacher and student share the
+    frozen weights, so that memory holds one copy of them.
 
-    Whatever the student trains beside its adapters is frozen, as it is the
-    teacher's, too: KerasHub leaves the biases of adapted layers trainable.
+    All other weights of the student are frozen, since the teacher has them too:
+    KerasHub leaves the biases of adapted layers trainable.
 
     Args:
         student: a `keras_hub.models.CausalLM`, after

@@ -124,7 +124,7 @@ def scale_in_place(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def global_random_state() -> list[np.ndarray]:
-    """The state of random numbers that no `SeedGenerator` of Keras holds.
+    """The random state outside of Keras' `SeedGenerator`s.
 
     On PyTorch, dropout without a seed draws from PyTorch's own generators.
     """
@@ -132,5 +132,5 @@ def global_random_state() -> list[np.ndarray]:
 
 
 def set_global_random_state(states: list[np.ndarray]):
-    """Goes on from what `global_random_state` returned, which is not empty."""
+    """Restores the state that `global_random_state` returned, if not empty."""
     backend.set_global_random_state(states)

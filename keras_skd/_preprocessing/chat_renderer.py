@@ -1,4 +1,4 @@
-"""What one chat template makes of a chat, cut into turns and encoded."""
+"""Renders chats with a template, splits them into turns and encodes them."""
 
 import itertools
 
@@ -6,7 +6,7 @@ from keras_skd._preprocessing.special_tokens import SpecialTokens
 from keras_skd.chat import ChatTemplate
 from keras_skd.chat._chat_template import with_tokens
 
-# A chat to learn from how a template ends a turn.
+# A sample chat, which shows how a template ends a turn.
 _QUESTION = {"role": "user", "content": "QUESTION"}
 _ANSWER = {"role": "assistant", "content": "ANSWER"}
 
@@ -44,35 +44,35 @@ class ChatRenderer:
         missing = self._tokens.missing(asked + answered)
         if missing:
             raise ValueError(
-                f"`{argument}` writes {missing}, of which "
-                f"{type(tokenizer).__name__} has no token: it belongs to a "
+                f"`{argument}` writes {missing}, which are not in the "
+                f"vocabulary of {type(tokenizer).__name__}: it belongs to a "
                 "different family of models. Pass the template that the model "
                 f"was trained with. Received: {self._template!r}"
             )
         _, answer, rest = answered.rpartition(_ANSWER["content"])
         if not answer:
             raise ValueError(
-                f"`{argument}` leaves out what the assistant says. Received: "
+                f"`{argument}` leaves out the assistant's message. Received: "
                 f"{self._template!r}"
             )
         self.end_of_turn: str | None = next(iter(self._tokens.find(rest)), None)
 
     def prompt(self, chat):
-        """The text of a chat up to the beginning of the assistant's turn."""
+        """Renders a chat with the generation prompt of the assistant."""
         return self._template.render(
             self._as_text(chat), add_generation_prompt=True
         )
 
     def turns(self, chat, ends):
-        """The text of a chat, cut before and after turns of the assistant.
+        """Renders a chat, and splits it around turns of the assistant.
 
         Args:
             chat: list of messages.
-            ends: list of int, the places of these turns in it.
+            ends: list of ints, the indices of these turns in the chat.
 
         Returns:
-            List of str: the prompt, a turn, what follows it, the next turn, and
-            so on. The last is a turn.
+            List of strings: the prompt, a turn, the text up to the next turn,
+            that turn, and so on. The last is a turn.
         """
         chat = self._as_text(chat)
         text = self._template.render(chat[: ends[-1] + 1])
@@ -88,12 +88,12 @@ class ChatRenderer:
             turn = turn[: self._length(turn)]
             if not text.startswith(prompt + turn) or len(prompt) < start:
                 raise ValueError(
-                    "The template writes the conversation before a turn of the "
-                    "assistant differently when the turn is there, as some do "
-                    "that drop earlier reasoning: it cannot be cut there. "
-                    'Train on the last turn alone (`assistant_turns="last"`), '
+                    "The template renders the conversation before a turn of "
+                    "the assistant differently once the turn follows (some "
+                    "drop earlier reasoning), so that it cannot be split "
+                    'there. Train on the last turn (`assistant_turns="last"`), '
                     "or pass a template that only appends. Received: "
-                    f"{prompt[-60:]!r} before the turn, and "
+                    f"{prompt[-60:]!r} without the turn, and "
                     f"{text[len(prompt) - 60 :][:60]!r} with it"
                 )
             turns += [text[start : len(prompt)], turn]
@@ -115,12 +115,12 @@ class ChatRenderer:
             for row in turns
             for i in range(len(row))
         ]
-        # All in one call of the tokenizer, which takes the time.
+        # In one call, since calling a tokenizer is slow.
         encoded = iter(self._tokens.encode(texts, continues))
         return [list(itertools.islice(encoded, len(row))) for row in turns]
 
     def _length(self, turn):
-        """How much of it is the turn, with its end and without what follows."""
+        """The length of the turn, up to and including its end token."""
         tokens = self._tokens.find(turn)
         if not tokens:
             return len(turn)
@@ -129,7 +129,7 @@ class ChatRenderer:
         return turn.rindex(token) + len(token)
 
     def _as_text(self, chat):
-        """The chat, with no special token in what others say."""
+        """The chat, with special tokens of users and tools marked as text."""
         return [
             message
             if message["role"] == "assistant"

@@ -1,4 +1,4 @@
-"""Chats as token ids: what a template renders, in prompts and responses."""
+"""Encodes chats as prompts and responses."""
 
 import contextlib
 from typing import Any
@@ -8,7 +8,7 @@ from keras_skd.chat._chat_template import plain_messages
 
 ASSISTANT_TURNS = ("last", "all")
 
-# Which named template goes with which token of a vocabulary.
+# Tokens of a vocabulary, and the named template to suggest for them.
 _SIGNS = {
     "<start_of_turn>": "gemma",
     "<|start_header_id|>": "llama3",
@@ -20,31 +20,31 @@ _SIGNS = {
 class Chats:
     """Renders and encodes chats.
 
-    A prompt is the conversation before the assistant's last turn, with the
-    beginning of that turn; the response is the turn, up to and including the
-    token that ends it. With all turns, the prompt ends at the first of them,
-    and the response is everything from there on, of which the assistant's turns
-    are trained.
+    A prompt is the conversation before the assistant's last turn, with its
+    generation prompt; the response is that turn, up to and including its end
+    token. With `"all"`, the prompt ends before the assistant's first turn, and
+    the response is the rest of the conversation, of which only the assistant's
+    turns are trained on.
 
-    What others than the assistant say is text: the special tokens spelled in it
-    end no turn. An assistant's message may hold tokens of the model, such as
-    `<think>`.
+    Special tokens in messages of users, tools or the system are encoded as
+    text, so that they cannot end a turn. An assistant's message may contain
+    special tokens, such as `<think>`.
 
     Args:
         tokenizer: a `keras_hub.tokenizers.Tokenizer`.
         template: a `keras_skd.chat.ChatTemplate`, its name or Jinja, or `None`.
-        teacher_template: the same for the teacher, where it differs.
-        assistant_turns: `"last"` or `"all"`, which turns are trained.
+        teacher_template: the teacher's, if it differs.
+        assistant_turns: `"last"` or `"all"`, the turns that are trained on.
 
     Call arguments:
         chats: list of lists of messages.
 
     Returns:
         dict of lists with one list for each row: `"prompts"` and `"responses"`
-        (token ids; an empty response where a chat does not end with the
-        assistant), `"trained"` (bools, whether each token of the response is),
-        and `"teacher_prompts"` (token ids) where the teacher's template
-        differs.
+        (token ids; the response is empty if a chat does not end with the
+        assistant), `"trained"` (bools, whether each token of the response is
+        trained on), and with a `teacher_template` `"teacher_prompts"` (token
+        ids).
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Chats:
             )
         if tokenizer is None and (template or teacher_template):
             raise ValueError(
-                "A chat template needs a `preprocessor`, which encodes what it "
-                f"renders. Received: chat_template={template!r:.60}, and "
+                "A chat template needs a `preprocessor` to encode its text. "
+                f"Received: chat_template={template!r:.60}, and "
                 "models without a preprocessor"
             )
         self.assistant_turns = assistant_turns
         self._tokenizer = tokenizer
-        # Without a template, a call says so before anything is rendered.
+        # `None` without a template, which a call refuses.
         self._student: Any = None
         self._teacher: Any = None
         if template is not None:
@@ -81,8 +81,8 @@ class Chats:
             if assistant_turns == "all":
                 raise ValueError(
                     '`assistant_turns="all"` needs one template for both '
-                    "models: the turns stand at different positions in the "
-                    "teacher's. Received: teacher_chat_template="
+                    "models, since the turns would be at different positions. "
+                    "Received: teacher_chat_template="
                     f"{teacher_template!r:.60}"
                 )
             self._teacher = ChatRenderer(
@@ -91,7 +91,7 @@ class Chats:
 
     @property
     def end_of_turn_ids(self):
-        """The ids at which an assistant's turn ends, by either template."""
+        """The ids of the tokens that end an assistant's turn."""
         renderers = [r for r in (self._student, self._teacher) if r is not None]
         tokens = [r.end_of_turn for r in renderers if r.end_of_turn is not None]
         return tuple(
@@ -121,7 +121,7 @@ class Chats:
         return rows
 
     def _turns(self, chat):
-        """The prompt, and then the turns of the assistant and of others."""
+        """The prompt, then the assistant's turns and the text between them."""
         if not _ends_with_assistant(chat):
             return [_prompt(self._student, chat)]
         ends = [i for i, m in enumerate(chat) if m["role"] == "assistant"]
@@ -134,7 +134,7 @@ class Chats:
         for prompt, *rest in self._student.encode(turns):
             rows["prompts"].append(prompt)
             rows["responses"].append([i for ids in rest for i in ids])
-            # Turns of the assistant and of others, alternating.
+            # Turns of the assistant alternate with other text.
             rows["trained"].append(
                 [n % 2 == 0 for n, ids in enumerate(rest) for _ in ids]
             )
@@ -149,7 +149,7 @@ class Chats:
 
 
 def _prompt(renderer, chat):
-    """No text for no messages: such a row is empty."""
+    """The text of a chat; empty if it has no messages."""
     return renderer.prompt(chat) if chat else ""
 
 
@@ -159,7 +159,7 @@ def _ends_with_assistant(chat):
 
 @contextlib.contextmanager
 def _naming_row(row):
-    """Has errors say which chat they are about."""
+    """Adds the row of a chat to errors."""
     try:
         yield
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Which columns of the data are ours."""
+"""The names of the columns that are read."""
 
 import warnings
 
@@ -61,7 +61,7 @@ class ColumnNames:
             dict from our names to the data's.
         """
         names = list(names)
-        # Data in our own names needs no translation.
+        # Data may use our own names instead.
         columns = self.columns
         if not {*columns.values()} & {*names}:
             columns = {}
@@ -124,8 +124,8 @@ class ColumnNames:
         if ignored and ignored not in self._reported:
             self._reported.add(ignored)
             warnings.warn(
-                f"The data has columns that nobody reads: {list(ignored)}. "
-                f"Those that are read are {list(self.keys)}; `columns` of the "
-                "`Distiller` gives them other names.",
+                f"The data has columns that are not read: {list(ignored)}. "
+                f"The columns that are read are {list(self.keys)}; use "
+                "`Distiller(columns=...)` if they have different names.",
                 stacklevel=2,
             )

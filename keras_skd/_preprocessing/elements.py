@@ -1,4 +1,4 @@
-"""The elements of streams of batches, and the errors about them."""
+"""The elements of streams of batches, and errors about them."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ from keras_skd._preprocessing.rows import is_rows
 
 @contextlib.contextmanager
 def naming(argument):
-    """Has errors say which argument the data came from."""
+    """Adds the argument that the data came from to errors."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -20,7 +20,7 @@ def naming(argument):
 
 
 def only_x(element):
-    """The dict of columns in an element of what Keras iterates over."""
+    """The dict of columns in an element of a data set of Keras."""
     if is_rows(element) and element:
         return columns_of_rows(element)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
@@ -34,7 +34,7 @@ def only_x(element):
 
 
 def no_batch(argument, data):
-    """The error of data in which there is nothing to train on."""
+    """The error for data without any row to train on."""
     return ValueError(
         f"`{argument}` has no batch with a row to train on. Received: a "
         f"{type(data).__name__} that is empty, or has been read already."

@@ -83,7 +83,7 @@ class Packer:
                 )
             if sequence_length is None:
                 sequence_length = preprocessor.sequence_length
-        # What a saved distiller is made with again.
+        # For the config of a distiller.
         self.options = {
             "long_prompts": long_prompts,
             "empty_rows": empty_rows,
@@ -193,7 +193,7 @@ class Packer:
             chats = to_chats(chats)
             rows = {**self.chats(chats), **rows}
             if not any(rows["responses"]):
-                # The chats end with a question each.
+                # No chat ends with an answer.
                 del rows["responses"], rows["trained"]
             text = {"messages": [chat[-1:] for chat in chats], **text}
         _check_lengths(text)
@@ -293,9 +293,10 @@ class Packer:
     def _check_one_response(self):
         if self.chats.assistant_turns == "all":
             raise ValueError(
-                '`assistant_turns="all"` does not go with prompts of the '
-                "teacher's own: its turns stand at different positions. Leave "
-                'them out of the data, or train on the last turn (`"last"`).'
+                '`assistant_turns="all"` does not support the teacher\'s own '
+                "prompts, since the turns would be at different positions. "
+                "Leave them out of the data, or train on the last turn "
+                '(`"last"`).'
             )
 
     def _lengthen(self, batch):

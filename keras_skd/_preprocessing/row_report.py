@@ -1,4 +1,4 @@
-"""Rows of the data that are special, counted and reported once."""
+"""Counts skipped and empty rows of the data, and reports them once."""
 
 import typing
 import warnings
@@ -7,14 +7,14 @@ import numpy as np
 
 
 class RowCounts(typing.NamedTuple):
-    """How many rows of a batch there are of each kind.
+    """The numbers of rows of a batch.
 
     Attributes:
-        long: int. Those skipped because their prompts leave no room for a
+        long: int. Rows skipped since their prompt leaves no room for a
             response.
-        empty: int. Those skipped because they have no prompt or no response.
-        silent: int. Those kept with an empty response.
-        total: int. All of the batch.
+        empty: int. Rows skipped since their prompt or response is empty.
+        silent: int. Rows kept with an empty response.
+        total: int. All rows.
     """
 
     long: int = 0
@@ -36,7 +36,7 @@ class RowReport:
         self.reported = False
 
     def count(self, counts, index=0):
-        """Counts one batch, again if it is read again."""
+        """Counts one batch. If it is read again, its new count replaces it."""
         if not self.reported:
             self.counts[index] = counts
 
@@ -59,7 +59,7 @@ class RowReport:
         if silent:
             self._warn(
                 f"{silent} of {total} rows in `{self.argument}` have an empty "
-                "response: no more than its end token is trained. "
+                "response: only its end token is trained on. "
                 "`Distiller(empty_rows='skip')` leaves such rows out."
             )
 

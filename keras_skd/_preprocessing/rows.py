@@ -1,10 +1,10 @@
-"""Data that comes as rows, as columns."""
+"""Converts rows to columns."""
 
 import sys
 
 
 def is_hf_dataset(data):
-    """Whether data are a `datasets.Dataset`, which need not be installed."""
+    """Whether data are a `datasets.Dataset`, if `datasets` is installed."""
     datasets = sys.modules.get("datasets")
     return datasets is not None and isinstance(data, datasets.Dataset)
 
@@ -15,7 +15,7 @@ def is_rows(data):
 
 
 def columns_of_rows(rows):
-    """The columns of a list of dicts; `None` where a row has no such key."""
+    """The columns of a list of dicts, with `None` for missing keys."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -23,12 +23,12 @@ def columns_of_rows(rows):
 def columns_of_hf_dataset(dataset, column_names):
     """The columns of a `datasets.Dataset` that are read.
 
-    The others, which may be images, stay on the disk.
+    The other columns, for example images, are not loaded.
     """
     if dataset.format["type"] == "custom":
-        # What its transform makes may have other columns.
+        # The output of its transform may have different columns.
         return dataset[:]
-    # As plain lists, whatever else the format is.
+    # Without a format, the columns are plain lists.
     dataset = dataset.with_format(None)
     found = column_names.find(dataset.column_names)
     return {name: list(dataset[name]) for name in found.values()}

@@ -1,17 +1,17 @@
-"""The special tokens in a text that a chat template has rendered."""
+"""Encodes text that contains special tokens."""
 
 import re
 
-# Of no text: Unicode sets it aside for the inside of programs.
+# A character that no text has: Unicode reserves it for programs.
 _BREAK = "\ufdd0"
 
 # `<|im_end|>`, `<start_of_turn>`, `<s>`, `[INST]`.
 _LOOKS_SPECIAL = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 
-# What is nothing else. A template may have other words in angle brackets.
+# These are certainly special tokens. Other words in angle brackets may be text.
 _IS_SPECIAL = re.compile(r"<\|[^<>|\s]+\|>|<(?:start|end)_of_turn>")
 
-# A text to go on from.
+# A text to encode other text after.
 _ANCHOR = "\n"
 
 _FIRST_WORD = re.compile(r"\W*[^\W_]*")
@@ -26,8 +26,8 @@ class SpecialTokens:
 
     Args:
         tokenizer: a `keras_hub.tokenizers.Tokenizer`.
-        texts: list of str, in which the special tokens are, beside those that
-            the tokenizer names itself.
+        texts: list of strings, in which to find special tokens besides those
+            that the tokenizer names.
     """
 
     def __init__(self, tokenizer, texts):
@@ -36,30 +36,29 @@ class SpecialTokens:
         found |= {*tokenizer.special_tokens}
         found |= {*(getattr(tokenizer, "unsplittable_tokens", None) or ())}
         self._vocabulary = {*tokenizer.get_vocabulary()}
-        # The longest first, of those that begin alike.
+        # The longest first, since one may begin with another.
         tokens = sorted(found & self._vocabulary, key=len, reverse=True)
         self._pattern = re.compile(
             f"({'|'.join(map(re.escape, tokens)) or '(?!)'})"
         )
-        # Of SentencePiece: a space in front of each text, but not within one.
+        # SentencePiece may put a space in front of each text.
         anchor, word, both = self._tokenize([_ANCHOR, "a", _ANCHOR + "a"])
         goes_on = both[: len(anchor)] == anchor and both[len(anchor) :] != word
         self._anchor = anchor if goes_on else []
 
     def missing(self, text):
-        """The special tokens of a text that the vocabulary does not have."""
+        """The special tokens of a text that are not in the vocabulary."""
         found = dict.fromkeys(_IS_SPECIAL.findall(text))
         return [token for token in found if token not in self._vocabulary]
 
     def find(self, text):
-        """The special tokens of a text, in turn."""
+        """The special tokens of a text, in order."""
         return self._pattern.findall(text)
 
     def as_text(self, text):
-        """The text, marked so that no special token in it is one.
+        """Marks the text, so that special tokens in it are encoded as text.
 
-        A token is broken where its first word ends: tokenizers split there
-        anyway.
+        A token is split where its first word ends, as tokenizers do anyway.
         """
 
         def break_up(match):

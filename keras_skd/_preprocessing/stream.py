@@ -1,7 +1,7 @@
 """Iterables of batches: generators, `DataLoader`s, and others.
 
-Nothing is known of them but that they are iterated over. Keras' adapter of
-generators does the rest, on each backend.
+They are only iterated over. Keras' adapter of generators converts the batches
+for each backend.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from keras_skd._preprocessing.row_report import RowReport
 
 
 def is_stream(data):
-    """Whether data are an iterable, and none of the things that also are."""
+    """Whether data are an iterable of batches, and not an array or a list."""
     return hasattr(data, "__iter__") and not (
         hasattr(data, "shape")
         or isinstance(data, (str, bytes, dict, set, list, tuple))
@@ -40,7 +40,7 @@ class Stream:
         self.pack = pack
         self.argument = argument
         self.report = RowReport(argument)
-        # An iterator is read once, and may not end.
+        # An iterator can be read only once, and may be endless.
         self.is_one_shot = hasattr(data, "__next__")
 
     def __iter__(self):
@@ -55,7 +55,7 @@ class Stream:
         self.report.report()
 
     def for_keras(self):
-        """What `fit` of Keras takes, and the keys of the batches."""
+        """Returns data for Keras' `fit`, and the keys of the batches."""
         batches = ((packed,) for packed in self)
         if not self.is_one_shot:
             adapter = _Passes(batches, self)
@@ -67,7 +67,7 @@ class Stream:
 
 
 class _Passes(GeneratorDataAdapter):
-    """Keras' adapter, for what can be iterated over again.
+    """Keras' adapter for data that can be iterated over again.
 
     Args:
         batches: generator, the first pass.
@@ -83,7 +83,7 @@ class _Passes(GeneratorDataAdapter):
         self.keys = tuple(first[0])
         super().__init__(_chain([first], batches))
         self._stream = stream
-        # Keras has looked at the first batches, and goes on from there.
+        # Keras' constructor has read the first batches of this pass.
         self._first_pass = [self.generator]
         self.generator = self._next_pass
 
@@ -98,5 +98,5 @@ class _Passes(GeneratorDataAdapter):
 
 
 def _chain(*iterables):
-    """`itertools.chain` as a generator, which Keras knows one by."""
+    """`itertools.chain` as a generator, which is the type Keras checks for."""
     yield from itertools.chain(*iterables)

@@ -9,8 +9,8 @@ from keras_skd._preprocessing.row_report import RowReport
 def pack_tf_data(dataset, pack, argument):
     """Maps `pack` over the batches of a dataset, within the pipeline."""
     names, spec = _columns(dataset, pack)
-    # Bad keys and bad rows are a plain error now, rather than one from inside
-    # the pipeline in the middle of an epoch.
+    # Reads a batch now, so that bad keys and rows are a plain error, and not an
+    # error from inside the pipeline in the middle of an epoch.
     first = next(iter(dataset.take(1).as_numpy_iterator()), None)
     if first is None:
         raise ValueError("The dataset is empty. Received: no batch.")
@@ -20,7 +20,7 @@ def pack_tf_data(dataset, pack, argument):
     first = pack(first)
     rows = next(iter(spec.values())).shape[0]
     report = RowReport(argument)
-    # Whether there is an end to report at.
+    # An endless dataset is reported on as it goes.
     ends = dataset.cardinality() != tf.data.INFINITE_CARDINALITY
 
     def pack_arrays(index, *arrays):
@@ -64,7 +64,7 @@ def _columns(dataset, pack):
     found = pack.column_names.find(spec)
     if "messages" in found:
         raise ValueError(
-            "A `tf.data.Dataset` has no tensors for messages. Pass the chats "
+            "A `tf.data.Dataset` cannot hold messages. Pass the chats "
             "as a list of dicts, a `datasets.Dataset`, or a generator of "
             f"batches. Received: {spec[found['messages']]}"
         )
@@ -79,7 +79,7 @@ def _columns(dataset, pack):
 
 
 def _static_length(key, spec, pack, first):
-    """The number of columns of a packed batch, where all have the same."""
+    """The length of the rows of packed batches, or `None` if it varies."""
     known = key not in spec or spec[key].shape[1] is not None
     if key in TOKEN_KEYS[:3] and pack.sequence_length is not None:
         known = True
@@ -87,7 +87,7 @@ def _static_length(key, spec, pack, first):
 
 
 def _rebatch(dataset, batch_size, drop_remainder, report):
-    """Fills batches up again, and reports what is missing at the end."""
+    """Batches the remaining rows anew, and reports skipped rows at the end."""
 
     def last():
         report.report()

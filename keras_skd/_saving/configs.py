@@ -1,10 +1,10 @@
 def check_no_lambda(argument: str, config, path=()):
-    """Returns a config, if Keras can load it without running code from it.
+    """Returns a config, after checking that loading it runs no code.
 
     Args:
-        argument: str. What the config is of, for the error.
+        argument: str. The argument of the config, for the error.
         config: dict, list or anything else, as Keras serializes it.
-        path: tuple of strs. Where in the argument it is.
+        path: tuple of strings. Where in the argument the config is.
 
     Raises:
         ValueError: if a lambda is in it.

@@ -1,7 +1,7 @@
-"""Configs of causal LMs that leave nothing out, as KerasHub's own do.
+"""Complete configs of causal LMs.
 
-A `CausalLM` says how its backbone is made. What the user did to it afterwards
-is not in there: LoRA, and what is frozen.
+The config of a KerasHub `CausalLM` describes its backbone, but not what was
+done to it afterwards: LoRA, and frozen layers.
 """
 
 import inspect
@@ -48,7 +48,7 @@ def deserialize_model(config: dict, preprocessor=None):
             adapter["rank"], lora_alpha=adapter["alpha"]
         )
     if config["adapters"]:
-        # What `backbone.save_lora_weights` reads.
+        # `backbone.save_lora_weights` reads these.
         weighted = [x for x in layers if x is not backbone and x.weights]
         adapted = adapted_layers(backbone)
         backbone._lora_rank = config["adapters"][0]["rank"]
@@ -63,13 +63,13 @@ def _indices(conditions):
 
 def _freeze(objects, frozen):
     for i, x in enumerate(objects):
-        # A layer hands what it is told on to all of its own.
+        # Setting it on a layer also sets it on all layers inside.
         if x.trainable == (i in frozen):
             x.trainable = i not in frozen
 
 
 def _add_left_out(config, backbone):
-    """Adds arguments that KerasHub forgets, such as `tie_word_embeddings`."""
+    """Adds arguments that KerasHub leaves out (`tie_word_embeddings`)."""
     for name in inspect.signature(type(backbone)).parameters:
         value = getattr(backbone, name, None)
         if name not in config and isinstance(value, _PLAIN):

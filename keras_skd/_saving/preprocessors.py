@@ -1,7 +1,7 @@
-"""Configs of preprocessors, which have their vocabularies from files.
+"""Configs of preprocessors, whose vocabularies are not in the config.
 
-A `.keras` file has the vocabulary beside the config, once for each tokenizer.
-A clone, which is made of the config alone, takes it from its original.
+A `.keras` file holds the vocabulary beside the config, once for each tokenizer.
+A clone is made from the config alone, and takes it from the original tokenizer.
 """
 
 import uuid
@@ -14,13 +14,14 @@ _TOKENIZERS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
 
 def serialize_preprocessors(preprocessors: dict) -> dict:
-    """The configs of preprocessors some of which are the same, or `None`.
+    """Serializes preprocessors, some of which may be the same, or `None`.
 
     Args:
         preprocessors: dict from names to preprocessors.
 
     Returns:
-        dict from the names to configs, or to the name of an earlier one.
+        dict from the names to configs, or to the name of the same
+        preprocessor.
     """
     configs: dict = {}
     tokenizers = {
@@ -37,7 +38,7 @@ def serialize_preprocessors(preprocessors: dict) -> dict:
             continue
         tokenizer = tokenizers[name]
         config = keras.saving.serialize_keras_object(preprocessor)
-        # It is built when the tokenizer knows its special tokens.
+        # It is built later, when the tokenizer has its special tokens.
         config.pop("build_config", None)
         key = uuid.uuid4().hex
         _TOKENIZERS[key] = tokenizer
@@ -74,7 +75,7 @@ def _first(objects, wanted):
 
 
 def _copy(tokenizer):
-    """A tokenizer with the same vocabulary, which loads one of its own."""
+    """A copy with the same vocabulary, which can load a different one."""
     copied = object.__new__(type(tokenizer))
     vars(copied).update(vars(tokenizer))
     return copied

@@ -28,11 +28,11 @@ _NO_TEACHER = "no_teacher"
 
 
 class Saveable:
-    """The part of a `Distiller` that saves and loads.
+    """The methods of a `Distiller` that save and load.
 
-    Keras saves what it finds in `dir(model)`. So a teacher that is not to be
-    saved is left out of that. And `layers`, so that both models are saved as
-    the attributes that they are.
+    Keras saves what it finds in `dir(model)`, so the teacher is hidden from
+    `dir` if it is not to be saved. `layers` is hidden too, so that the models
+    are saved as attributes.
     """
 
     _saves_teacher = True
@@ -43,7 +43,7 @@ class Saveable:
 
     @contextlib.contextmanager
     def _saving(self, teacher):
-        """Decides whether the teacher is saved and loaded.
+        """A context in which the teacher is saved and loaded, or not.
 
         Args:
             teacher: bool.
@@ -66,11 +66,12 @@ class Saveable:
         include_teacher: bool = True,
         **kwargs,
     ):
-        """Saves the distiller as a `.keras` file, to go on training from.
+        """Saves the distiller to a `.keras` file, to continue training later.
 
-        Both models with their tokenizers, rollout, loss, optimizer, metrics,
-        seeds and step. Load it with `keras.saving.load_model`. An existing
-        file is replaced once the new one is complete.
+        The file holds both models with their tokenizers, the rollout, loss,
+        optimizer, metrics, seeds and step. Load it with
+        `keras.saving.load_model`. An existing file is replaced when the new one
+        is complete.
 
         Args:
             filepath: str or `pathlib.Path`, ending in `.keras`.
@@ -78,8 +79,8 @@ class Saveable:
                 asking. Defaults to `True`.
             zipped: see `keras.Model.save`.
             include_teacher: bool. Whether the teacher is saved with the rest.
-                It is frozen, and often in a preset anyway: without it, load
-                the file with `Distiller.load(filepath, teacher=teacher)`.
+                It is frozen, and usually available as a preset. Without it,
+                load the file with `Distiller.load(filepath, teacher=teacher)`.
                 Defaults to `True`.
 
         Example:
@@ -108,17 +109,17 @@ class Saveable:
         compile: bool = True,
         safe_mode: bool = True,
     ):
-        """Loads what `distiller.save` has saved.
+        """Loads a file of `distiller.save`.
 
         Args:
             filepath: str or `pathlib.Path`, a `.keras` file.
             teacher: a `keras_hub.models.CausalLM`, the teacher of a file that
-                was saved with `include_teacher=False`. Of another file, it
-                replaces the teacher. Defaults to `None`, the file's.
+                was saved with `include_teacher=False`. If the file has a
+                teacher, it is replaced. Defaults to `None`, the file's.
             custom_objects, compile, safe_mode: see `keras.saving.load_model`.
 
         Returns:
-            A `Distiller` that goes on training where the saved one stopped.
+            A `Distiller` that continues training where the saved one stopped.
 
         Raises:
             ValueError: if there is no teacher.
@@ -138,7 +139,7 @@ class Saveable:
                 "`keras.saving.load_model`."
             )
         distiller._saves_teacher = True
-        # Now that they are loaded.
+        # The constructor could not compare them: they are loaded after it.
         if distiller.teacher is not None:
             check_tokenizers(distiller.teacher, distiller.student)
         return distiller
@@ -146,12 +147,12 @@ class Saveable:
     def save_weights(
         self, filepath, overwrite: bool = True, max_shard_size=None
     ):
-        """Saves all that training changes, and not the frozen teacher.
+        """Saves everything that training changes, without the frozen teacher.
 
-        The student, the optimizer, metrics, seeds and step. So do the
-        callbacks that call it: `keras.callbacks.BackupAndRestore`, and
-        `keras.callbacks.ModelCheckpoint(save_weights_only=True)`. An existing
-        file is replaced once the new one is complete.
+        That is the student, the optimizer, metrics, seeds and step. The
+        callbacks `keras.callbacks.BackupAndRestore` and
+        `keras.callbacks.ModelCheckpoint(save_weights_only=True)` call it. An
+        existing file is replaced when the new one is complete.
 
         Args:
             filepath: str or `pathlib.Path`, ending in `.weights.h5`.
@@ -168,7 +169,7 @@ class Saveable:
                 super().save_weights(partial, overwrite)
 
     def load_weights(self, filepath, skip_mismatch: bool = False, **kwargs):
-        """Loads what `save_weights` has saved. The teacher stays as it is.
+        """Loads a file of `save_weights`. The teacher does not change.
 
         Args:
             filepath: str or `pathlib.Path`, a `.weights.h5` or `.keras` file.
@@ -195,7 +196,7 @@ class Saveable:
             ),
             "preprocessor": serialize_preprocessors(preprocessors),
             "sequence_length": self.sequence_length,
-            # A default need not be what the teacher can read.
+            # The default may be longer than a different teacher can read.
             "teacher_sequence_length": None if length == doubled else length,
             "stop_token_ids": list(self.stop_token_ids),
             "vocabulary_size": self.vocabulary_size,
@@ -268,11 +269,11 @@ class Saveable:
             self._build_optimizer()
 
     def _build_optimizer(self):
-        """Makes the variables of the optimizer, for a file to fill."""
+        """Creates the variables of the optimizer, before they are loaded."""
         if self.compiled and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
 
     @functools.cached_property
     def _unsaved_state(self):
-        """Saved with the rest. It is no layer of the model."""
+        """Saved with the distiller, but not one of its layers."""
         return UnsavedState(self)

@@ -1,4 +1,4 @@
-"""What a distiller remembers that Keras does not save by itself."""
+"""The state of a distiller that Keras does not save."""
 
 import weakref
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from keras_skd._without_lora import adapted_layers
 
 
 class UnsavedState(keras.layers.Layer):
-    """The state of a distiller that no layer of it saves.
+    """A layer that saves the state that the other layers do not.
 
     * The seeds of the student's dropout.
-    * LoRA: Keras saves the sum of a kernel and its adapter, from which
-      training cannot go on.
-    * The seed of `generate_rollout`, and of random numbers of the backend.
+    * LoRA: Keras saves the sum of a kernel and its adapter, from which training
+      cannot continue.
+    * The seed of `generate_rollout`, and the random state of the backend.
 
-    Keras visits private attributes last, so this is loaded after the models.
+    Keras saves private attributes last, so this is loaded after the models.
 
     Args:
         distiller: the `keras_skd.Distiller`.
@@ -28,7 +28,7 @@ class UnsavedState(keras.layers.Layer):
 
     def __init__(self, distiller):
         super().__init__(name="unsaved_state")
-        # Not tracked: a layer inside of itself.
+        # A reference, since Keras would track the distiller inside itself.
         self._distiller: Callable[[], Any] = weakref.ref(distiller)
         self.built = True
 
@@ -60,10 +60,10 @@ class UnsavedState(keras.layers.Layer):
             set_global_random_state(random_state)
 
     def save_assets(self, path):
-        """Nothing: see `load_assets`."""
+        """Saves nothing, but makes Keras call `load_assets`."""
 
     def load_assets(self, path):
-        """Builds the preprocessors: their vocabularies came with the file."""
+        """Builds the preprocessors, whose vocabularies are loaded by now."""
         self._distiller()._build_preprocessors()
 
     def _variables(self):

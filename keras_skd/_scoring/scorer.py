@@ -1,4 +1,4 @@
-"""How good the student's own text is, and how well it drafts."""
+"""Scores of the student's own text, and of the student as a drafter."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ _DRAFT_KEYS = "sources", "response_mask", "num_tested", "num_teacher_calls"
 
 
 class Scorer:
-    """Generates with the student of a distiller, and with it as a drafter.
+    """Generates text with the student, and the teacher's text with its drafts.
 
     Args:
         generate: callable from a batch of prompts to a rollout of lossless
@@ -34,7 +34,7 @@ class Scorer:
     def __init__(self, generate, seed):
         self._generate = generate
         self._seed = seed
-        # What was compiled for the last sampler.
+        # The last sampler, and the function compiled for it.
         self._key: tuple | None = None
         self._writer: StudentText | None = None
 
@@ -51,7 +51,7 @@ class Scorer:
         packed = gather(x, distiller._pack)
         if "response_mask" not in packed:
             raise ValueError(
-                "`x` must have the responses to compare with. Received: data "
+                "`x` must have responses to compare with. Received: data "
                 'without "responses"'
             )
         prompts = _prompts(packed, max_length)

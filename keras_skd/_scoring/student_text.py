@@ -9,8 +9,8 @@ from keras_skd.rollouts import OnPolicy
 class StudentText:
     """Generates with the student of a distiller, batch by batch.
 
-    It draws from random numbers of its own, and decodes with a cache, each row
-    at its own position. It is compiled once for each `Distiller.compile`.
+    It uses its own random numbers, and decodes with a cache, each row at its
+    own position. It is compiled once for each `Distiller.compile`.
 
     Args:
         sampler: a `keras_hub.samplers.Sampler` or its name.
@@ -32,7 +32,7 @@ class StudentText:
         self._function = self._compiled_for = None
 
     def __call__(self, distiller, batch):
-        # Made anew by `compile`, for the student as it is now.
+        # `Distiller.compile` replaces it: the student may have changed.
         compiled_for = distiller.rollout_function
         if self._compiled_for is not compiled_for:
             self._function = distiller.make_rollout_function(self.rollout)

@@ -7,7 +7,7 @@ import keras_hub
 
 
 def exact_match(references, responses):
-    """The share of responses that are the reference, white space apart."""
+    """The share of responses equal to the reference, up to white space."""
     pairs = list(zip(references, responses, strict=True))
     return sum(r.strip() == t.strip() for r, t in pairs) / len(pairs)
 
@@ -67,7 +67,7 @@ def _as_read_by(metric, references, responses):
     if isinstance(metric, keras_hub.metrics.Bleu):
         return [[text] for text in references], list(responses)
     if isinstance(metric, keras_hub.metrics.EditDistance):
-        # A list without any string has no type: an empty one has no words.
+        # An empty list has no dtype: a text without words is `[""]`.
         return [
             [text.split() or [""] for text in texts]
             for texts in (references, responses)

@@ -1,4 +1,4 @@
-"""What can be seen and kept while `Distiller.fit` runs."""
+"""Callbacks for `Distiller.fit`."""
 
 from keras_skd.callbacks._backup_and_restore import BackupAndRestore
 from keras_skd.callbacks._generation_metrics import GenerationMetrics

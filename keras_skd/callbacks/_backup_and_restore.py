@@ -12,31 +12,31 @@ from keras_skd._saving import complete_file
 
 
 class BackupAndRestore(keras.callbacks.Callback):
-    """Goes on with a training that was killed, exactly where it was.
+    """Resumes a killed training at the batch after its last backup.
 
-    Run the same script again: `fit` continues at the batch after the last
-    backup, and ends with the weights, losses and tokens that it would have had
-    without the interruption. A backup holds what training changes: student,
-    optimizer, metrics, seeds and step, and not the frozen teacher. Whoever is
-    killed while writing one leaves the one before.
+    Run the same script again: `fit` ends with the same weights, losses and
+    tokens as without the interruption. A backup holds everything that training
+    changes (student, optimizer, metrics, seeds and step), without the frozen
+    teacher. If the process is killed while writing a backup, the previous one
+    is kept.
 
-    `keras.callbacks.BackupAndRestore` works with a `Distiller`, too. It starts
-    an interrupted epoch from its first batch again.
+    `keras.callbacks.BackupAndRestore` also works with a `Distiller`, but
+    restarts an interrupted epoch at its first batch.
 
-    The data has to come in the same order again, so pass `shuffle=False` or
-    data whose order follows from the number of the epoch. The batches of the
+    The data must come in the same order again: pass `shuffle=False`, or data
+    whose order depends only on the number of the epoch. The batches of the
     epoch that were trained on are read again and skipped; other callbacks see
     them, with the metrics of the backup. List this callback last, so that a
-    backup has what others change.
+    backup includes the changes of other callbacks.
 
     Args:
-        backup_dir: str or `pathlib.Path`, a local folder of this training's
-            own.
-        save_freq: `"epoch"` or int. When to save: at the end of each epoch, or
-            after that many batches. Defaults to `"epoch"`.
+        backup_dir: str or `pathlib.Path`, a local folder that only this
+            training uses.
+        save_freq: `"epoch"` or int. Whether to save at the end of each epoch,
+            or after this number of batches. Defaults to `"epoch"`.
         delete_checkpoint: bool. Whether the backup is deleted at the end of
-            `fit`. If not, another `fit` with the same backup trains nothing,
-            and has the result. Defaults to `True`.
+            `fit`. If not, a second `fit` with the same backup restores the
+            result and trains nothing. Defaults to `True`.
 
     Raises:
         TypeError: if `save_freq` is neither `"epoch"` nor an int.
@@ -77,7 +77,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         distiller.load_weights(self._path)
         with h5py.File(self._path, "r") as file:
             progress = json.loads(file.attrs["progress"])
-            # Each epoch resets them.
+            # `fit` resets the metrics at the start of the epoch.
             self._metrics = [
                 file[f"metrics/{i}"][()] for i in range(len(file["metrics"]))
             ]
@@ -90,7 +90,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         distiller = self.model
-        # Keras would start the next `fit` there, too.
+        # Otherwise, Keras would start the next `fit` there, too.
         distiller._initial_epoch = None
         if self._metrics is None or epoch != self._epoch:
             self._epoch, self._num_batches = epoch, 0
@@ -105,7 +105,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         num_batches = batch + 1
         if num_batches <= self._num_batches:
             if num_batches == self._num_batches:
-                # Reading the data again may have drawn.
+                # Reading the data again may have drawn random numbers.
                 set_global_random_state(self._random_state)
             return
         self._num_unsaved += num_batches - self._num_batches
@@ -126,7 +126,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         distiller = self.model
         distiller._initial_epoch = None
-        # What `fit` returns, with the epochs before the interruption.
+        # `fit` returns this, with the epochs before the interruption.
         history = keras.callbacks.History()
         history.set_params(self.params)
         history.set_model(distiller)
@@ -149,7 +149,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.backup_dir.mkdir(parents=True, exist_ok=True)
         with complete_file(self._path) as partial:
             self.model.save_weights(partial)
-            # In the same file: both are there, or neither.
+            # In the same file, so that they cannot differ.
             with h5py.File(partial, "r+") as file:
                 file.attrs["progress"] = json.dumps(progress)
                 metrics = file.create_group("metrics")

@@ -10,17 +10,17 @@ from keras_skd.callbacks._checks import check_distiller
 
 
 class GenerationMetrics(keras.callbacks.Callback):
-    """Scores what the student writes on held-out prompts, after each epoch.
+    """Scores the student's responses to held-out prompts after each epoch.
 
     The scores are added to the logs as `val_...`: `fit` shows them, its
     history has them, and callbacks that come after this one can monitor them.
 
     Args:
         x: dict of `"prompts"` and `"responses"`, lists of strings: the
-            held-out prompts, and what should be written.
+            held-out prompts and their references.
         metrics: list, or one, of:
 
-            * `"exact_match"`, the share of responses that are the reference,
+            * `"exact_match"`, the share of responses equal to the reference,
               apart from white space around them, as `val_exact_match`;
             * a Keras metric of strings, such as `keras_hub.metrics.RougeL()`,
               `RougeN`, `Bleu` or `EditDistance` (of words), as `val_` and its
@@ -33,16 +33,17 @@ class GenerationMetrics(keras.callbacks.Callback):
             Defaults to `"exact_match"`. KerasHub's metrics need TensorFlow,
             and ROUGE the package `rouge-score`.
         sampler: a `keras_hub.samplers.Sampler` or its name, how the student
-            draws. Defaults to `"greedy"`, which is the same every time.
+            samples. Defaults to `"greedy"`.
         max_length: int. Number of tokens in a prompt and its response
             together. Defaults to `None`, the distiller's `sequence_length`.
-        batch_size: int. How many responses are written at once. Defaults to
+        batch_size: int. The number of responses written at once. Defaults to
             `32`.
-        every: int. After how many epochs it scores again. Defaults to `1`.
-        seed: int. Of a sampler that has no seed of its own. Defaults to `0`.
+        every: int. The number of epochs between two scores. Defaults to `1`.
+        seed: int. The seed of a sampler that has no seed of its own. Defaults
+            to `0`.
 
     Attributes:
-        responses: list of strings, what the student wrote last.
+        responses: list of strings, the student's last responses.
 
     Raises:
         TypeError: if an argument has the wrong type.

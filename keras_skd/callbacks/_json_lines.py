@@ -10,20 +10,20 @@ from keras_skd.callbacks._checks import check_distiller
 
 
 class JSONLinesLogger(keras.callbacks.Callback):
-    """Writes what `fit` reports to a file, a line of JSON for each epoch.
+    """Writes the logs of `fit` to a file, a line of JSON for each epoch.
 
-    Each line is an object with `"epoch"` (counted from 0, as Keras does),
-    `"step"` (batches trained on so far) and the logs of the epoch. What
-    callbacks after this one add to the logs is not in it: place it last. Lines
-    are strict JSON, in which a value that is no finite number is `null`; each
-    is written out at once. A file that exists is continued, as by a training
-    that is resumed; half a line, which a killed process may leave, is removed.
+    Each line is an object with `"epoch"` (from 0, as in Keras), `"step"` (the
+    number of batches trained on) and the logs of the epoch. List it last, so
+    that the logs have the values that other callbacks add. The lines are strict
+    JSON, in which NaN and infinity are `null`, and are flushed one by one. An
+    existing file is appended to; an incomplete last line, which a killed
+    process may leave, is removed.
 
     Args:
         path: str or path, the file.
-        every_n_batches: int. Also write a line after so many batches, with
-            `"batch"` (in the epoch, from 0) and the logs so far. Defaults to
-            `None`, epochs alone.
+        every_n_batches: int. Also write a line after this number of batches,
+            with `"batch"` (in the epoch, from 0) and the logs so far. Defaults
+            to `None`, only after epochs.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -82,7 +82,7 @@ class JSONLinesLogger(keras.callbacks.Callback):
 
 
 def open_lines(path: str) -> BinaryIO:
-    """Opens a file of lines to append to, without the rest of a broken one."""
+    """Opens a file to append lines to, and removes an incomplete last line."""
     folder = os.path.dirname(path)
     if folder:
         os.makedirs(folder, exist_ok=True)
@@ -94,7 +94,7 @@ def open_lines(path: str) -> BinaryIO:
 
 
 def write_line(file: BinaryIO, values: dict):
-    """Writes a line of strict JSON, which is whole or not there."""
+    """Writes a line of strict JSON, and flushes it."""
     values = {name: _json_value(value) for name, value in values.items()}
     line = json.dumps(values, allow_nan=False, ensure_ascii=False)
     file.write(line.encode("utf-8", "replace") + b"\n")

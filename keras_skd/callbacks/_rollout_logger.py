@@ -16,33 +16,33 @@ from keras_skd.visualization import show_rollout
 
 
 class RolloutLogger(keras.callbacks.Callback):
-    """Shows a few rollouts after each epoch, and who wrote each token.
+    """Shows a few rollouts after each epoch, and the author of each token.
 
-    What is written is what the student would train on, from random numbers of
-    its own: training goes on as if nobody had looked.
+    The rollouts are like those that the student trains on, but use their own
+    random numbers, so that they do not affect the training.
 
     Args:
         x: dict of data, as in `Distiller.fit`.
         num_rows: int. How many rows of `x` to write, from the first.
             Defaults to `3`.
-        every: int. After how many epochs to write again. Defaults to `1`.
+        every: int. The number of epochs between two outputs. Defaults to `1`.
         display: `"auto"`, `"terminal"` or `None`, where to show them. `"auto"`
-            is HTML in a notebook, where each token says its rank and its
-            probability for the teacher when the mouse is over it, and else
-            the terminal. Defaults to `"auto"`.
+            is HTML in a notebook, where hovering over a token shows the
+            teacher's rank and probability of it, and otherwise the terminal.
+            Defaults to `"auto"`.
         color: bool. Whether a terminal shows the authors by colours. Defaults
-            to `None`: if standard output is a terminal. Without, the teacher's
-            tokens are in `[brackets]` and the data's in `{braces}`.
+            to `None`: only if standard output is a terminal. Without colours,
+            the teacher's tokens are in `[brackets]`, the data's in `{braces}`.
         tensorboard_dir: str or path. The `log_dir` of
             `keras.callbacks.TensorBoard`, to see the rollouts there, as text.
             Needs TensorFlow. Defaults to `None`.
-        jsonl_path: str or path of a file that gets a line of JSON for each
-            row: `"epoch"`, `"row"`, `"prompt"`, `"response"`, and in a list
-            each, `"token_ids"`, `"tokens"` and `"sources"` (such as
-            `"teacher"`). Defaults to `None`.
+        jsonl_path: str or path. A file to append to, with a line of JSON for
+            each row: the values `"epoch"`, `"row"`, `"prompt"` and
+            `"response"`, and the lists `"token_ids"`, `"tokens"` and
+            `"sources"` (such as `"teacher"`). Defaults to `None`.
 
     Attributes:
-        rollout: dict of arrays, what was written last, for
+        rollout: dict of arrays, the last rollout, for
             `keras_skd.visualization.show_rollout`.
 
     Raises:
@@ -155,7 +155,7 @@ def _line(epoch, row, tokens):
 def is_notebook() -> bool:
     """Whether this runs in the kernel of a notebook.
 
-    It has imported IPython already, which nobody else needs.
+    IPython is not imported for this: a kernel has imported it already.
     """
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()

@@ -8,7 +8,7 @@ from keras_skd._saving import replace_folder
 from keras_skd.callbacks._checks import check_choice
 from keras_skd.callbacks._checks import check_distiller
 
-# Endings of names, which tell what is better.
+# The endings of the names of values that should be small, and large.
 _SMALLER = (
     "loss",
     "kl",
@@ -26,7 +26,7 @@ _LARGER = (
     "recall",
     "tokens_per_teacher_pass",
 )
-# What KerasHub writes with each preset.
+# A file that every KerasHub preset has.
 _PRESET = "config.json"
 
 
@@ -35,23 +35,25 @@ class SaveBestStudent(keras.callbacks.Callback):
 
     After each epoch in which the monitored value is better than before, the
     student is saved with `save_to_preset`, to be loaded with
-    `keras_hub.models.CausalLM.from_preset(path)`. It is written beside the
-    preset that is there, which it then replaces: what a process leaves that is
-    killed while it saves is the preset of before, whole.
+    `keras_hub.models.CausalLM.from_preset(path)`. The new preset is written to
+    a folder beside the previous one, and then replaces it: if the process is
+    killed while saving, the previous preset is kept. (If it is killed between
+    two renames, the next `SaveBestStudent` of this path restores it.)
 
-    A callback that adds the monitored value, such as
-    `keras_skd.callbacks.GenerationMetrics`, has to come before this one.
+    List it after the callback that adds the monitored value, such as
+    `keras_skd.callbacks.GenerationMetrics`.
 
     Args:
         path: str or path, the folder of the preset. One that exists must be a
             preset, or empty.
         monitor: str. The name of a value of the logs. Defaults to
             `"val_loss"`.
-        mode: `"min"`, `"max"` or `"auto"`, what is better. `"auto"` knows it
-            of losses, distances, acceptance rates and scores by their names.
-            Defaults to `"auto"`.
-        baseline: float. The value that has to be beaten at first, such as the
-            best of a training that is resumed. Defaults to `None`, any.
+        mode: `"min"`, `"max"` or `"auto"`, whether smaller or larger values are
+            better. `"auto"` decides by the name, for losses, distances,
+            acceptance rates and scores. Defaults to `"auto"`.
+        baseline: float. The first value must be better than this, for example
+            than the best of a resumed training. Defaults to `None`, no
+            baseline.
 
     Raises:
         ValueError: if an argument is out of its range, `mode` cannot be told
@@ -121,8 +123,9 @@ def _mode_of(monitor):
     if monitor.endswith(_LARGER):
         return "max"
     raise ValueError(
-        "`mode='auto'` cannot tell from its name what is better. Pass "
-        f"`mode='min'` or `mode='max'`. Received: monitor={monitor!r}"
+        "`mode='auto'` does not know whether smaller or larger values are "
+        "better. Pass `mode='min'` or `mode='max'`. Received: "
+        f"monitor={monitor!r}"
     )
 
 
@@ -134,6 +137,6 @@ def _check_is_preset(path):
         is_other = bool(names) and _PRESET not in names
     if is_other:
         raise ValueError(
-            "`path` must be a new folder, or that of a preset, which will be "
-            f"replaced. Received: {path!r}, which is something else"
+            "`path` must be a new folder, or the folder of a preset, which is "
+            f"then replaced. Received: {path!r}, which is neither"
         )

@@ -4,7 +4,7 @@ from keras_skd._preprocessing.columns import tf
 
 
 def check_tensorboard():
-    """Checks that TensorFlow is there, as Keras' own callback needs it.
+    """Checks that TensorFlow is installed.
 
     Raises:
         ImportError: if it is not.
@@ -30,9 +30,9 @@ class TensorBoardText:
         )
 
     def write(self, text: str, step: int):
-        # Markdown, in which an indented line is shown as it is.
+        # In Markdown, indented lines are shown verbatim.
         text = "\n".join(f"    {line}" for line in text.split("\n"))
-        # `tf.summary.text` is this, and needs the package `tensorboard`.
+        # `tf.summary.text` does the same, but needs the package `tensorboard`.
         metadata = tf.compat.v1.SummaryMetadata()
         metadata.plugin_data.plugin_name = "text"
         with self._writer.as_default():

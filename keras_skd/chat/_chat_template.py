@@ -17,20 +17,19 @@ _FILES = "chat_template.jinja", "tokenizer_config.json"
 
 @keras.saving.register_keras_serializable("keras_skd")
 class ChatTemplate:
-    """Renders messages to the text that a model was trained to read.
+    """Renders messages to text, in the format that a model was trained on.
 
     The template runs in Jinja's immutable sandbox, since it may come with a
-    download. That keeps it from Python and from files; it can still be slow.
+    download. It cannot access Python or files, but can still be slow.
 
     Args:
         template: str. A name, `"chatml"`, `"gemma"`, `"llama3"`, `"phi"` or
             `"qwen"` (2 and 2.5, with its default system message; Qwen 3 is
             `"chatml"`), or a template in Jinja, as `transformers` has it.
-        bos_token: str. What the template knows as the start token. Defaults to
-            `None`: a `Distiller` takes its tokenizer's, and elsewhere there is
-            none.
-        eos_token: str. The same for the end token.
-        **variables: what else the template may read, such as
+        bos_token: str. The start token for the template. Defaults to `None`:
+            the tokenizer's in a `Distiller`, and none elsewhere.
+        eos_token: str. The end token, likewise.
+        **variables: other variables of the template, such as
             `enable_thinking=False`.
 
     Raises:
@@ -92,16 +91,16 @@ class ChatTemplate:
     def from_preset(
         cls, folder: str | os.PathLike, **variables
     ) -> "ChatTemplate":
-        """Reads the template that comes with a tokenizer.
+        """Reads the template in the folder of a tokenizer.
 
-        KerasHub keeps no chat templates. This finds the one in the folder of a
-        model in the format of `transformers`, from which `from_preset` of
-        KerasHub loads the model.
+        KerasHub presets have no chat templates. This reads the template in a
+        local folder in the format of `transformers`, from which KerasHub's
+        `from_preset` loads the model.
 
         Args:
-            folder: str or path. Has `chat_template.jinja`, or a
-                `tokenizer_config.json` with the template in it.
-            **variables: as of the class.
+            folder: str or path. It has `chat_template.jinja`, or a
+                `tokenizer_config.json` that contains the template.
+            **variables: see the class.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -138,7 +137,7 @@ class ChatTemplate:
             source = paths[0].read_text(encoding="utf-8")
         if not source:
             raise ValueError(
-                "The tokenizer has no chat template of its own. Name one: "
+                "The tokenizer has no chat template. Pass the name of one: "
                 f"{sorted(NAMED)}. Received: {str(folder)!r}"
             )
         tokens = {
@@ -167,13 +166,13 @@ class ChatTemplate:
 
         Args:
             messages: list of dicts of `"role"` and `"content"`, both strings.
-                What else they hold is for the template to read.
-            add_generation_prompt: bool. Whether to write the beginning of the
-                assistant's next turn. Defaults to `False`.
+                The template may read other keys.
+            add_generation_prompt: bool. Whether to append the beginning of an
+                assistant's turn. Defaults to `False`.
 
         Raises:
-            TypeError: if `messages` is no list of such dicts.
-            ValueError: if the template refuses them.
+            TypeError: if `messages` is not a list of such dicts.
+            ValueError: if the template fails on them.
         """
         messages = plain_messages(messages)
         self._check_content(messages)
@@ -184,14 +183,14 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 tools=None,
                 documents=None,
-                # Not `None`, which a template would write as a word.
+                # A template would write `None` as a word.
                 **{key: value for key, value in tokens.items() if value},
                 **self.variables,
             )
-        # It runs what somebody else wrote: anything may go wrong in it.
+        # A template can raise any error.
         except Exception as error:
             raise ValueError(
-                "The chat template refuses the messages: "
+                "The chat template failed on the messages: "
                 f"{type(error).__name__}: {error}. Received: {messages!r:.200}"
             ) from error
 
@@ -202,7 +201,7 @@ class ChatTemplate:
             content = message.get("content")
             if not (content is None or isinstance(content, str)):
                 raise TypeError(
-                    f'The template "{self.name}" is for text: "content" must '
+                    f'The template "{self.name}" needs text: "content" must '
                     f"be a string. Received: {content!r:.60}"
                 )
 
@@ -213,10 +212,10 @@ class ChatTemplate:
 def with_tokens(
     template: ChatTemplate, bos_token: str | None, eos_token: str | None
 ) -> ChatTemplate:
-    """Returns a template that knows the tokens of a tokenizer.
+    """Returns a template with the special tokens of a tokenizer.
 
     Args:
-        template: a `ChatTemplate`, whose own tokens come first.
+        template: a `ChatTemplate`. Its own tokens take precedence.
         bos_token: str or `None`. The tokenizer's start token.
         eos_token: str or `None`. The tokenizer's end token.
     """
@@ -258,7 +257,7 @@ def _content(token):
 
 
 def _plain(value):
-    """A copy of plain data alone, which a template can do nothing with."""
+    """A copy made of plain types, which have no unsafe methods."""
     if value is None or type(value) in (str, bool, int, float):
         return value
     if isinstance(value, bytes):

@@ -1,7 +1,7 @@
 """Chat templates of model families, in Jinja.
 
-Each renders a conversation as the family's own template does, without its tools
-and dates. They are for text: the content of a message is a string.
+Each renders a conversation like the family's own template, without tools and
+dates. The content of a message must be a string.
 """
 
 _CHATML_TURNS = """\
@@ -17,7 +17,7 @@ _CHATML_TURNS = """\
 # Plain ChatML: SmolLM2, Qwen 3 and many others.
 CHATML = _CHATML_TURNS
 
-# Qwen 2 and 2.5 say who they are where nobody else does.
+# Qwen 2 and 2.5 have a default system message.
 QWEN = (
     """\
 {% if not messages or messages[0].role != 'system' %}
@@ -28,7 +28,7 @@ You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>
     + _CHATML_TURNS
 )
 
-# Gemma has no turns of the system: what it says stands before the first turn.
+# Gemma has no system turns: the system message is part of the first turn.
 GEMMA = """\
 {{ bos_token }}
 {%- set state = namespace(preface='') %}
@@ -60,7 +60,7 @@ LLAMA3 = """\
 {% endif %}
 """
 
-# The tokenizer of Phi 3 drops the line breaks that its own template writes.
+# The tokenizer of Phi 3 drops the line breaks of its own template.
 PHI = """\
 {% for message in messages -%}
 <|{{ message.role }}|>{{ message.content or '' }}<|end|>

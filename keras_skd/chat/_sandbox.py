@@ -1,8 +1,8 @@
-"""Jinja in its immutable sandbox: a template comes with a download.
+"""Jinja's immutable sandbox, since templates come with downloads.
 
-What a template can reach is the messages (rebuilt from plain data, so that no
-object with methods of its own is among them), `range`, a `namespace`, the
-filters and tests of Jinja, and the functions below.
+A template can access the messages (copied to plain data, so that they have no
+methods of their own), `range`, `namespace`, Jinja's filters and tests, and the
+functions below.
 """
 
 import datetime
@@ -17,11 +17,11 @@ import jinja2.utils
 
 _version = importlib.metadata.version("jinja2").split(".")[:3]
 if tuple(int(number) for number in _version) < (3, 1, 6):
-    raise ImportError("Ways out of the sandbox of older versions are known.")
+    raise ImportError("The sandbox of older versions is known to be unsafe.")
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}`, which marks the assistant's turns for others."""
+    """`{% generation %}`, with which `transformers` marks assistant turns."""
 
     tags = frozenset({"generation"})
 
@@ -31,10 +31,10 @@ class _GenerationTag(jinja2.ext.Extension):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """A namespace without names that Python gives a meaning to."""
+    """A namespace that refuses names with a leading underscore."""
 
     def __init__(*args, **kwargs):
-        # As Jinja's: a template may call one of its names `self`.
+        # Without a named parameter, since a template may use the name `self`.
         self, *args = args
         names = dict(*args, **kwargs)
         for name in names:
@@ -49,7 +49,7 @@ class _Namespace(jinja2.utils.Namespace):
 def _check_name(name):
     if str(name).startswith("_"):
         raise jinja2.sandbox.SecurityError(
-            f"a namespace has no names with an underscore in front: {name!r}"
+            f"a namespace cannot have names with a leading underscore: {name!r}"
         )
 
 
@@ -64,7 +64,7 @@ def _strftime_now(form):
 def _to_json(
     value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
 ):
-    """JSON as it is, where Jinja's own escapes what HTML reads differently."""
+    """Plain JSON. Jinja's own filter escapes it for HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -81,7 +81,7 @@ def _environment():
         extensions=[_GenerationTag, jinja2.ext.loopcontrols],
     )
     environment.filters["tojson"] = _to_json
-    # Nothing of what Jinja adds for web pages.
+    # Without Jinja's globals for web pages.
     environment.globals = {
         "range": environment.globals["range"],
         "namespace": _Namespace,
@@ -95,12 +95,12 @@ def compile_template(source):
     """Returns a template whose `render` runs in the sandbox.
 
     Raises:
-        ValueError: if the source is no Jinja.
+        ValueError: if the source is not valid Jinja.
     """
     try:
         return _environment().from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(
-            f"The chat template is no Jinja: {error.message} in line "
+            f"The chat template is not valid Jinja: {error.message} in line "
             f"{error.lineno}. Received: {source!r:.60}"
         ) from error

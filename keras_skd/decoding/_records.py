@@ -1,14 +1,15 @@
-"""What speculation notes of its drafts, where somebody asks for it.
+"""Optional records of the drafts of a speculative rollout.
 
-It is decided while a rollout is traced: what nobody asks for is not computed.
+They are requested while a rollout is traced, so that records that are not
+requested cost nothing.
 """
 
 import contextlib
 from contextvars import ContextVar
 
-# Of each token that a draft was tested for: the draft's position in its turn,
-# from 1; and where the draft was rejected, its rank for the teacher, from 1.
-# Zero elsewhere.
+# For each token in place of a tested draft: the draft's position in its turn,
+# from 1; and the teacher's rank of the draft, from 1, if it was rejected. Zero
+# elsewhere.
 DRAFT_POSITIONS = "draft_positions"
 REJECTED_RANKS = "rejected_ranks"
 
@@ -16,13 +17,18 @@ _wanted: ContextVar = ContextVar("wanted_records", default=())
 
 
 def wanted_records() -> tuple:
-    """The names of the records that a rollout should add."""
+    """The names of the requested records."""
     return _wanted.get()
 
 
 @contextlib.contextmanager
 def recording(names):
-    """Has speculative rollouts add records, int32 of the shape of tokens."""
+    """A context in which speculative rollouts add records.
+
+    Args:
+        names: iterable of the names above. Each record is an int32 tensor of
+            the shape of the tokens.
+    """
     token = _wanted.set(tuple(sorted(names)))
     try:
         yield

@@ -96,7 +96,7 @@ class Verdict(NamedTuple):
         replaces: bool. Whether the teacher writes a token after the accepted.
         replacement: int32. The teacher's token.
         rejected_rank: int32. The teacher's rank of the draft that it replaces,
-            or 0; `None` if nobody asks for it.
+            or 0; `None` unless it is recorded.
     """
 
     num_accepted: KerasTensor

@@ -8,14 +8,14 @@ from keras_skd.visualization._figures import new_figure
 
 
 def plot_acceptance(rollout, positions_per_point: int = 8):
-    """Draws how often the teacher accepts the student along the response.
+    """Draws the acceptance rate by position in the response.
 
     Args:
         rollout: dict of arrays of a speculative rollout, as
             `Distiller.generate_rollout` returns it; or a dict from the names
             of runs to these.
-        positions_per_point: int. How many positions of the response share a
-            point. Defaults to `8`.
+        positions_per_point: int. The number of positions that each point
+            averages over. Defaults to `8`.
 
     Returns:
         A `matplotlib.figure.Figure`, which a notebook shows and `savefig`
@@ -36,7 +36,9 @@ def plot_acceptance(rollout, positions_per_point: int = 8):
     ```
     """
     size = check_integer("positions_per_point", positions_per_point, minimum=1)
-    runs = by_run(rollout, _is_rollout, "rollout")
+    runs = by_run(
+        rollout, _is_rollout, "rollout", "a dict from `generate_rollout`"
+    )
     figure, (ax,) = new_figure(1)
     for i, (name, run) in enumerate(runs.items()):
         rates = acceptance_by_position(run, size)
@@ -58,7 +60,7 @@ def plot_acceptance(rollout, positions_per_point: int = 8):
 
 
 def acceptance_by_position(rollout: dict, size: int):
-    """The share of drafts that stand, for each run of `size` positions.
+    """The acceptance rate of each group of `size` positions.
 
     Returns:
         Float array, NaN where no draft was tested.

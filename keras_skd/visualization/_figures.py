@@ -1,4 +1,4 @@
-"""Figures that any notebook shows, made without `pyplot`."""
+"""Figures without `pyplot`, which notebooks can show."""
 
 import io
 
@@ -7,7 +7,7 @@ try:
 except ImportError:
     Figure = None
 
-# Told apart by people who see few colours, too.
+# A palette for colour-blind people, too.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
@@ -38,8 +38,8 @@ if Figure is not None:
     class _Shown(Figure):
         """A `matplotlib.figure.Figure`.
 
-        A notebook shows one that `pyplot` does not know only if it has this
-        method.
+        A notebook shows figures that `pyplot` did not make only if they have
+        this method.
         """
 
         def _repr_png_(self):
@@ -48,20 +48,20 @@ if Figure is not None:
             return data.getvalue()
 
 
-def by_run(value, is_one, argument: str) -> dict:
-    """One thing to draw, or a dict of several by the names of runs.
+def by_run(value, is_one, argument: str, expected: str) -> dict:
+    """Returns a dict from the names of runs to what is drawn of each.
 
     Args:
-        value: what was received.
-        is_one: callable. Whether something is one thing to draw.
-        argument: str. The argument that it came from, for the error.
+        value: one run, or a dict from names to runs.
+        is_one: callable. Whether a value is one run.
+        argument: str. The argument that the value came from, for the error.
+        expected: str. The description of a run, for the error.
     """
     if is_one(value):
         return {"": value}
     if isinstance(value, dict) and value and all(map(is_one, value.values())):
         return {str(name): item for name, item in value.items()}
     raise TypeError(
-        f"`{argument}` must be what the docstring says, or a dict of several "
-        f"from the names of runs. Received: {value!r:.60} of type "
-        f"{type(value).__name__}"
+        f"`{argument}` must be {expected}, or a dict from the names of runs to "
+        f"such. Received: {value!r:.60} of type {type(value).__name__}"
     )

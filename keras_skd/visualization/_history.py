@@ -4,7 +4,7 @@ from keras_skd.visualization._figures import COLORS
 from keras_skd.visualization._figures import by_run
 from keras_skd.visualization._figures import new_figure
 
-# What `Distiller.fit` reports.
+# The metrics of `Distiller.fit`.
 _METRICS = (
     "loss",
     "acceptance_rate",
@@ -14,19 +14,18 @@ _METRICS = (
 
 
 def plot_history(history, metrics: list[str] | None = None):
-    """Draws what `fit` returns: a curve for each metric, epoch by epoch.
+    """Draws the history of `fit`: a curve for each metric over the epochs.
 
-    What was measured on validation data is drawn dashed beside what was
-    measured in training. Several runs share the axes.
+    Values on validation data are dashed. Several runs share the axes.
 
     Args:
         history: the `keras.callbacks.History` that `Distiller.fit` returns, or
             the dict in its `history`; or a dict from the names of runs to
             these.
         metrics: list of names, such as `["loss", "rouge_l_f1_score"]`, without
-            `"val_"`. Defaults to `None`: those of `"loss"`,
-            `"acceptance_rate"`, `"teacher_token_fraction"` and
-            `"response_length"` that the history has.
+            `"val_"`. Defaults to `None`: `"loss"`, `"acceptance_rate"`,
+            `"teacher_token_fraction"` and `"response_length"`, if the history
+            has them.
 
     Returns:
         A `matplotlib.figure.Figure`, which a notebook shows and `savefig`
@@ -47,7 +46,9 @@ def plot_history(history, metrics: list[str] | None = None):
     keras_skd.visualization.plot_history({"first": short, "second": more})
     ```
     """
-    runs = by_run(history, _is_history, "history")
+    runs = by_run(
+        history, _is_history, "history", "a `keras.callbacks.History` or a dict"
+    )
     runs = {name: getattr(run, "history", run) for name, run in runs.items()}
     known = {key.removeprefix("val_") for run in runs.values() for key in run}
     wanted = _METRICS if metrics is None else metrics

@@ -8,8 +8,8 @@ from keras_skd.visualization._token_text import check_rollout
 from keras_skd.visualization._token_text import find_tokenizer
 from keras_skd.visualization._token_text import row_tokens
 
-# The style of a token and what the legend says, by the author. The teacher's
-# are underlined, for those who do not see the colours.
+# The style and the name in the legend of each author. The teacher's tokens are
+# underlined, for colour-blind people.
 _STYLES = {
     Source.PROMPT: ("color:inherit;opacity:0.65", "prompt"),
     Source.STUDENT: ("background:#cfe3ff;color:#111", "student"),
@@ -39,17 +39,17 @@ _COLORS = {
 
 
 class RolloutView:
-    """Who wrote each token of a rollout, as HTML and as text.
+    """A rollout with the author of each token, as HTML and as text.
 
-    A notebook shows the HTML, `print` the text: the response after a `>`, the
-    teacher's tokens in `[brackets]` and the data's in `{braces}`.
+    A notebook shows the HTML, `print` shows the text: the response after a `>`,
+    the teacher's tokens in `[brackets]` and the data's in `{braces}`.
 
     Attributes:
         tokens: list with a list of tokens for each row, named tuples of
             `column`, `token_id`, `text` and `source`.
-        notes: list with a list of strings for each row, what a token says when
-            the mouse is over it.
-        html: str. HTML that stands alone: no script, no style sheet.
+        notes: list with a list of strings for each row, the tooltips of the
+            tokens.
+        html: str. HTML without scripts or style sheets.
     """
 
     def __init__(self, tokens: list, notes: list):
@@ -74,8 +74,8 @@ class RolloutView:
         """The rows as text.
 
         Args:
-            color: bool. Whether to tell the authors apart by the colours of a
-                terminal, and not by brackets. Defaults to `False`.
+            color: bool. Whether to mark the authors with the colours of a
+                terminal instead of brackets. Defaults to `False`.
         """
         return "\n\n".join(_row_text(row, color) for row in self.tokens)
 
@@ -87,16 +87,16 @@ class RolloutView:
 
 
 def show_rollout(rollout: dict, tokenizer=None, rows=None) -> RolloutView:
-    """Shows who wrote each token of a rollout, by colours.
+    """Shows the author of each token of a rollout, by colours.
 
-    Where the rollout has `"teacher_ranks"` and `"teacher_probabilities"`, a
-    token says them when the mouse is over it.
+    If the rollout has `"teacher_ranks"` and `"teacher_probabilities"`, they are
+    in the tooltip of each token.
 
     Args:
         rollout: dict of arrays, as `Distiller.generate_rollout` returns it.
-        tokenizer: a `keras_hub.tokenizers.Tokenizer`, or a `Distiller`, a
-            causal LM or a preprocessor, which have one. Defaults to `None`,
-            which shows the ids.
+        tokenizer: a `keras_hub.tokenizers.Tokenizer`, or a `Distiller`, causal
+            LM or preprocessor with a tokenizer. Defaults to `None`, which shows
+            the ids.
         rows: list of ints, the rows to show. Defaults to `None`, all of them.
 
     Returns:
@@ -139,7 +139,7 @@ def show_rollout(rollout: dict, tokenizer=None, rows=None) -> RolloutView:
 
 
 def _note(rollout, row, token):
-    """What a token says of itself."""
+    """The tooltip of a token."""
     note = f"{_STYLES[token.source][1]}, token {token.token_id}"
     if token.source == Source.PROMPT or "teacher_ranks" not in rollout:
         return note
@@ -154,7 +154,7 @@ def _note(rollout, row, token):
 
 def _row_html(row, notes):
     return "".join(
-        # A token that only begins a character has no text.
+        # A token with only the first bytes of a character has no text.
         _span(
             (token.text or "\ufffd").replace("\n", "\u21b5\n"),
             token.source,
@@ -165,7 +165,7 @@ def _row_html(row, notes):
 
 
 def _span(text, source, note=None):
-    # A student may write any text: it is all escaped.
+    # A student may write HTML.
     title = "" if note is None else f' title="{html.escape(note)}"'
     style = _STYLES[source][0]
     return f'<span style="{style}"{title}>{html.escape(text)}</span>'

@@ -1,4 +1,4 @@
-"""Tokens as text that people can look at, one piece for each token."""
+"""The text of each token of a rollout."""
 
 import unicodedata
 from typing import NamedTuple
@@ -7,31 +7,29 @@ import numpy as np
 
 from keras_skd._source import Source
 
-# A character may be spread over several tokens, and a space may belong to the
-# token before: a token is read along with a few of those before it.
+# A character may consist of several tokens, and a space may depend on the token
+# before. So a token is detokenized along with a few tokens before it.
 _CONTEXT = 4
 
-# What stands for the beginning of a character.
+# The text of an incomplete character.
 _INCOMPLETE = "\ufffd"
 
-# They reorder the text after them, which then does not read as it is.
+# Control characters that reorder the text after them.
 _BIDIRECTIONAL = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
 def token_texts(tokenizer, rows: list) -> list:
-    """The text of each token, so that the texts of a row joined are its text.
+    """Returns the text of each token. Joined, they are the text of the row.
 
-    A token that only begins a character has the text `""`, and the one that
-    completes it has the character. A token that has no text of its own, such
-    as an end token, has its name.
+    Of the tokens of one character, the last has the character as its text, and
+    the others `""`. A token without text, such as an end token, has its name.
 
     Args:
-        tokenizer: a `keras_hub.tokenizers.Tokenizer`, or `None`, which writes
-            the ids.
+        tokenizer: a `keras_hub.tokenizers.Tokenizer`, or `None` for the ids.
         rows: list of lists of ints.
 
     Returns:
-        List of lists of strings, none of which holds a control character.
+        List of lists of strings without control characters.
     """
     if tokenizer is None:
         return [[f" {token_id}" for token_id in row] for row in rows]
@@ -58,7 +56,7 @@ def _pieces(tokenizer, row, pairs):
 
 
 def _cut(pieces, count):
-    """Cuts characters from the end: what they began is whole now."""
+    """Removes characters from the end, which a later token replaces."""
     i = len(pieces)
     while count and i:
         i -= 1
@@ -68,7 +66,7 @@ def _cut(pieces, count):
 
 
 def _common_length(first, second):
-    """The number of characters with which both begin."""
+    """The length of the common prefix."""
     pairs = enumerate(zip(first, second))
     shorter = min(len(first), len(second))
     return next((i for i, (a, b) in pairs if a != b), shorter)
@@ -93,9 +91,9 @@ def _to_str(text):
 
 
 def printable(text: str) -> str:
-    """The text with control characters written out, such as `\\x1b`.
+    """The text with control characters escaped, such as `\\x1b`.
 
-    A model may write any token: none of them may give orders to a terminal.
+    A model may write any token, and a terminal would obey them.
     """
     return "".join(
         c if c in "\n\t" or not _is_control(c) else repr(c)[1:-1] for c in text
@@ -111,7 +109,7 @@ class Token(NamedTuple):
     """A token of a rollout.
 
     Attributes:
-        column: int. Where it stands in its row.
+        column: int. Its position in the row.
         token_id: int.
         text: str. Its part of the text of the row.
         source: `keras_skd.Source`.
@@ -150,7 +148,7 @@ def row_tokens(rollout: dict, tokenizer, rows) -> list:
 
 
 def check_rollout(rollout) -> None:
-    """Checks that something is a dict of a rollout's arrays.
+    """Checks that a value is a dict of a rollout's arrays.
 
     Raises:
         TypeError: if it is not a dict.
@@ -172,7 +170,7 @@ def check_rollout(rollout) -> None:
 
 
 def find_tokenizer(tokenizer):
-    """The tokenizer of whatever has one, or `None`.
+    """Returns the tokenizer of a model or preprocessor, or `None`.
 
     Args:
         tokenizer: a tokenizer, a preprocessor, a `Distiller`, a causal LM, or

@@ -1,4 +1,4 @@
-"""Columns with names of their own, and columns that nobody reads."""
+"""Columns with names of their own, and columns that are not read."""
 
 import functools
 import warnings
@@ -80,7 +80,7 @@ def test_a_name_is_read_once():
     # The responses are the prompts, and are not responses, too.
     data = {"responses": PROMPTS, "prompts": RESPONSES}
     pack = _pack(columns={"prompts": "responses"})
-    with pytest.warns(UserWarning, match=r"nobody reads: \['prompts'\]"):
+    with pytest.warns(UserWarning, match=r"are not read: \['prompts'\]"):
         packed = pack(data)
     for key, value in _pack()({"prompts": PROMPTS}).items():
         np.testing.assert_array_equal(packed[key], value)
@@ -98,7 +98,7 @@ def test_chats_beside_prompts(key):
         Packer, preprocessor, LENGTH, chat_template="gemma"
     )
     (other,) = {*data} - {key}
-    with pytest.warns(UserWarning, match=f"nobody reads: \\['{other}'\\]"):
+    with pytest.warns(UserWarning, match=f"are not read: \\['{other}'\\]"):
         packed = make(columns={key: key})(data)
     expected = make()({key: data[key]})
     np.testing.assert_array_equal(packed["token_ids"], expected["token_ids"])
@@ -130,7 +130,7 @@ def test_other_columns_are_ignored_and_named_once(convert):
     data = {**THEIRS, "score": [1.0, 2.0, 3.0], "id": ["a", "b", "c"]}
     pack = _pack(columns=COLUMNS)
     with pytest.warns(
-        UserWarning, match=r"nobody reads: \['id', 'score'\]"
+        UserWarning, match=r"are not read: \['id', 'score'\]"
     ) as w:
         packed, again = (gather(convert(data), pack) for _ in range(2))
     assert len(w) == 1

@@ -23,7 +23,7 @@ class RolloutTrainer(SkippingTrainer):
     step) are part of the returned state.
     """
 
-    # Measured with two cores: it goes into a message that asks for patience.
+    # Measured on two cores, for the message about the first step.
     compile_seconds_per_layer = 0.8
 
     def skip(self, state, iterator):

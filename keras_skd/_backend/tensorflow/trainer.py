@@ -8,7 +8,7 @@ from keras_skd._backend.stateful_trainer import StatefulTrainer
 class RolloutTrainer(StatefulTrainer):
     """The train step with rollouts for TensorFlow."""
 
-    # Measured with two cores: it goes into a message that asks for patience.
+    # Measured on two cores, for the message about the first step.
     compile_seconds_per_layer = 2.8
 
     def skip(self, iterator):
@@ -16,8 +16,8 @@ class RolloutTrainer(StatefulTrainer):
         return super().skip(iterator)
 
     def train_step(self, data):
-        # Nothing is counted after the last batch: an operation that needs no
-        # data would run before the iterator is found to have come to its end.
+        # Without the dependency, the step would be counted once more when the
+        # iterator has ended, since counting does not need the data.
         with tf.control_dependencies([*self.batch_of(data).values()]):
             return super().train_step(data)
 

@@ -10,12 +10,12 @@ from keras_skd._backend.torch.replay import frozen_weights
 class RolloutTrainer(StatefulTrainer):
     """The train step with rollouts for PyTorch."""
 
-    # Measured with two cores: it goes into a message that asks for patience.
+    # Measured on two cores, for the message about the first step.
     compile_seconds_per_layer = 0.5
 
     def _symbolic_build(self, *args, **kwargs):
         # Keras builds metrics in the first `fit` with a forward pass, whose
-        # dropout draws: a training that was loaded would draw once more.
+        # dropout draws random numbers. A loaded training must not draw again.
         states = global_random_state()
         super()._symbolic_build(*args, **kwargs)
         set_global_random_state(states)
