@@ -16,7 +16,9 @@ BATCH = prompts([1, 2, 3, 5, 1, 2, 3, 4], LENGTH)
 
 def _distiller(rollout=None, seed=None, **kwargs):
     if rollout is None:
-        rollout = rollouts.Speculative(keras_skd.acceptance.TopK(12))
+        rollout = rollouts.Speculative(
+            keras_skd.acceptance.TopK(12), num_speculative_tokens=3
+        )
     models = [random_causal_lm("llama", s, num_layers=1) for s in (1, 2)]
     return keras_skd.Distiller(*models, rollout, seed=seed, **kwargs)
 

@@ -12,7 +12,9 @@ from tests.support.writing import random_causal_lm
 
 BATCH = prompts([1, 4, 2], 8)
 ROLLOUTS = {
-    "lossless": lambda: rollouts.Speculative("lossless"),
+    "lossless": lambda: rollouts.Speculative(
+        "lossless", num_speculative_tokens=2
+    ),
     "mixture": lambda: rollouts.Mixture(
         {
             "on_policy": 1,

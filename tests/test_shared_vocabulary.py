@@ -36,11 +36,17 @@ def _pair(role, model, architecture="llama"):
 @pytest.mark.parametrize(
     ("role", "architecture", "rollout"),
     [
-        ("teacher", "llama", lambda: rollouts.Speculative("lossless")),
+        (
+            "teacher",
+            "llama",
+            lambda: rollouts.Speculative("lossless", num_speculative_tokens=2),
+        ),
         (
             "student",
             "gemma2",
-            lambda: rollouts.Speculative(keras_skd.acceptance.TopK(9)),
+            lambda: rollouts.Speculative(
+                keras_skd.acceptance.TopK(9), num_speculative_tokens=2
+            ),
         ),
         (
             "student",

@@ -19,7 +19,9 @@ def distiller():
     result = keras_skd.Distiller(
         random_causal_lm("llama", 1, num_layers=1),
         random_causal_lm("gpt2", 2, num_layers=1),
-        keras_skd.rollouts.Speculative(keras_skd.acceptance.TopK(12)),
+        keras_skd.rollouts.Speculative(
+            keras_skd.acceptance.TopK(12), num_speculative_tokens=2
+        ),
         seed=3,
     )
     result.compile(optimizer=keras.optimizers.Adam(0.01))
@@ -56,7 +58,9 @@ def fit(distiller, callbacks, epochs=2):
 @pytest.mark.slow
 def test_a_killed_training_is_the_same(tmp_path):
     """`kill -9`, as in `make test-kill`."""
-    report = kill_and_resume.compare(tmp_path, kills=2, epochs=2)
+    report = kill_and_resume.compare(
+        tmp_path, kills=2, epochs=2, num_speculative_tokens=2
+    )
     assert report.startswith("2 kills")
 
 

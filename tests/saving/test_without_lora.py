@@ -36,7 +36,9 @@ def distiller(student, **kwargs):
     result = keras_skd.Distiller(
         keras_skd.without_lora(student),
         student,
-        keras_skd.rollouts.Speculative(keras_skd.acceptance.TopK(12)),
+        keras_skd.rollouts.Speculative(
+            keras_skd.acceptance.TopK(12), num_speculative_tokens=2
+        ),
         seed=3,
         **kwargs,
     )
@@ -74,7 +76,9 @@ def test_training_is_that_of_two_models():
     two = keras_skd.Distiller(
         base,
         other,
-        keras_skd.rollouts.Speculative(keras_skd.acceptance.TopK(12)),
+        keras_skd.rollouts.Speculative(
+            keras_skd.acceptance.TopK(12), num_speculative_tokens=2
+        ),
         seed=3,
     )
     two.compile(

@@ -37,10 +37,17 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--num-speculative-tokens", type=int, help="instead of 'auto'"
+    )
     parser.add_argument("--train", type=pathlib.Path, help="for itself")
     arguments = parser.parse_args()
     if arguments.train:
-        train(arguments.train, arguments.epochs)
+        train(
+            arguments.train,
+            arguments.epochs,
+            arguments.num_speculative_tokens,
+        )
         return
     with tempfile.TemporaryDirectory() as folder:
         report = compare(
@@ -48,11 +55,12 @@ def main():
             arguments.kills,
             arguments.epochs,
             arguments.seed,
+            arguments.num_speculative_tokens,
         )
     print(f"{os.environ.get('KERAS_BACKEND')}: {report}")
 
 
-def train(folder, epochs):
+def train(folder, epochs, num_speculative_tokens):
     """The training: the same script for the first life and for each later."""
     import keras
 
@@ -64,7 +72,9 @@ def train(folder, epochs):
     distiller = keras_skd.Distiller(
         random_causal_lm("llama", 1, num_layers=1),
         random_causal_lm("gpt2", 2, num_layers=1),
-        keras_skd.rollouts.Speculative(keras_skd.acceptance.TopK(12)),
+        keras_skd.rollouts.Speculative(
+            keras_skd.acceptance.TopK(12), num_speculative_tokens or "auto"
+        ),
         seed=3,
     )
     distiller.compile(optimizer=keras.optimizers.Adam(0.01))
@@ -120,7 +130,7 @@ def recorder(path):
     return Recorder()
 
 
-def compare(folder, kills, epochs, seed=0):
+def compare(folder, kills, epochs, seed=0, num_speculative_tokens=None):
     """Trains once with and once without kills.
 
     Args:
@@ -128,6 +138,8 @@ def compare(folder, kills, epochs, seed=0):
         kills: int. The number of kills.
         epochs: int. The length of the training, enough for all kills.
         seed: int. Of the moments of the kills.
+        num_speculative_tokens: int, or `None` for `"auto"`, which compiles for
+            longer.
 
     Returns:
         str, what was done.
@@ -136,14 +148,14 @@ def compare(folder, kills, epochs, seed=0):
     for path in (whole, killed):
         path.mkdir()
     start = time.monotonic()
-    finish(launch(whole, epochs), whole)
+    finish(launch(whole, epochs, num_speculative_tokens), whole)
     seconds = time.monotonic() - start
     rng = random.Random(seed)
     num_steps = epochs * STEPS_PER_EPOCH
     while_writing = 0
     for i in range(kills):
         born = time.time()
-        process = launch(killed, epochs)
+        process = launch(killed, epochs, num_speculative_tokens)
         # Some before the first step, the others some steps later.
         if i % 5 == 4:
             time.sleep(rng.uniform(0.0, seconds / 2))
@@ -156,7 +168,7 @@ def compare(folder, kills, epochs, seed=0):
         process.send_signal(signal.SIGKILL)
         process.wait()
         while_writing += check_backup(killed / "backup", born)
-    finish(launch(killed, epochs), killed)
+    finish(launch(killed, epochs, num_speculative_tokens), killed)
     check_same(whole, killed)
     return (
         f"{kills} kills, {while_writing} of them while a backup was written; "
@@ -165,12 +177,15 @@ def compare(folder, kills, epochs, seed=0):
     )
 
 
-def launch(folder, epochs):
+def launch(folder, epochs, num_speculative_tokens):
     module = "tests.support.kill_and_resume"
     command = [sys.executable, "-m", module, "--train", folder]
+    command += ["--epochs", str(epochs)]
+    if num_speculative_tokens is not None:
+        command += ["--num-speculative-tokens", str(num_speculative_tokens)]
     with open(folder / "output.txt", "a") as output:
         return subprocess.Popen(
-            [*command, "--epochs", str(epochs)],
+            command,
             cwd=ROOT,
             stdout=output,
             stderr=output,
