@@ -30,6 +30,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 STEPS_PER_EPOCH = 5
 BATCH_SIZE = 4
 LENGTH = 16
+# Seconds of a step at least: a signal that is late kills a few steps later, and
+# not after the end of the training.
+STEP_SECONDS = 0.05
 
 
 def main():
@@ -123,6 +126,7 @@ def recorder(path):
             if step == self.step or self.model.num_skipped:
                 return  # Skipped on the way to where it goes on.
             self.step = step
+            time.sleep(STEP_SECONDS)
             line = json.dumps({"step": step, "loss": float(logs["loss"])})
             with open(path, "a") as file:
                 file.write(line + "\n")
