@@ -1,0 +1,148 @@
+"""Runs the experiment, or a part of it. Goes on where it was stopped.
+
+    python -m experiments.run --jobs 2
+    python -m experiments.run --tasks pronunciation --sizes 1000 \\
+        --inits pretrained --methods skd on_policy --results again
+
+Every finished run is a line of a file in `experiments/results/`, and is not run
+again. For each method and condition, the learning rate is chosen first, by the
+development score of seed 0; the other seeds then use it.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+from experiments import cells
+from experiments.cache import FOLDER
+
+
+def work(group, scale, rates, seeds, results, steps):
+    """Runs what is missing of a group, in this process."""
+    # Not before the process is pinned: XLA counts the cores it may use.
+    from experiments import teachers
+    from experiments.runner import runner
+    from experiments.tasks import TASKS
+
+    lower_is_better = TASKS[group.task].lower_is_better
+    path = group.path(results)
+    facts = teachers.facts(TASKS[group.task], scale)
+    cells.write_whole(path.with_name("teacher.json"), json.dumps(facts))
+    while todo := cells.missing(
+        group, cells.read(path), rates, seeds, lower_is_better
+    ):
+        for cell in todo:
+            start = time.perf_counter()
+            line = runner(group.task, scale, group.size).run(cell, steps)
+            line["all_seconds"] = round(time.perf_counter() - start, 1)
+            cells.append(path, line)
+            at = steps.index(cells.ALL) + 1
+            print(
+                f"{group.task} {group.size} {group.init} {group.method}: "
+                f"rate {cell.learning_rate}, seed {cell.seed}, "
+                f"test {line['test'][at]:.1f}, {line['all_seconds']:.0f} s",
+                flush=True,
+            )
+
+
+def pin(cores):
+    """Pins the process to a core of its own, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        allowed = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {allowed[cores.get() % len(allowed)]})
+
+
+def parse_args(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tasks = ["pronunciation", "translation", "arithmetic"]
+    parser.add_argument("--tasks", nargs="+", choices=tasks, default=tasks)
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, choices=cells.SIZES, default=cells.SIZES
+    )
+    parser.add_argument(
+        "--inits", nargs="+", choices=cells.INITS, default=cells.INITS
+    )
+    parser.add_argument("--methods", nargs="+", metavar="METHOD")
+    parser.add_argument(
+        "--seeds", type=int, help="how many, in place of the plan's 5 or 3"
+    )
+    parser.add_argument(
+        "--learning-rates",
+        nargs="+",
+        type=float,
+        default=cells.LEARNING_RATES,
+    )
+    parser.add_argument("--scale", choices=["full", "small"], default="full")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--results", default=cells.RESULTS)
+    parser.add_argument(
+        "--list", action="store_true", help="list the missing groups only"
+    )
+    args = parser.parse_args(arguments)
+    from experiments.methods import METHODS
+
+    unknown = set(args.methods or []) - set(METHODS)
+    if unknown:
+        parser.error(f"`--methods` must be of {[*METHODS]}, not {[*unknown]}")
+    args.methods = {
+        name: method
+        for name, method in METHODS.items()
+        if args.methods is None or name in args.methods
+    }
+    return args
+
+
+def plan(args):
+    """The groups to run, each with its number of seeds."""
+    for group in cells.groups(args.tasks, args.methods, args.sizes, args.inits):
+        seeds = args.seeds or cells.num_seeds(group.size, group.init)
+        yield group, seeds
+
+
+def main():
+    # Programs are compiled once for all processes, and all later ones.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(FOLDER / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    args = parse_args()
+    if args.list:
+        for group, seeds in plan(args):
+            count = len(cells.read(group.path(args.results)))
+            print(*group, f"{count} lines, {seeds} seeds")
+        return
+    # One at a time, on all cores, so that no two processes train the same.
+    teachers = [sys.executable, "-m", "experiments.teachers", *args.tasks]
+    subprocess.run([*teachers, "--scale", args.scale], check=True)
+    spawn = multiprocessing.get_context("spawn")
+    cores = spawn.Queue()
+    for core in range(args.jobs):
+        cores.put(core)
+    with concurrent.futures.ProcessPoolExecutor(
+        args.jobs, mp_context=spawn, initializer=pin, initargs=(cores,)
+    ) as pool:
+        futures = [
+            pool.submit(
+                work,
+                group,
+                args.scale,
+                args.learning_rates,
+                seeds,
+                args.results,
+                cells.STEPS,
+            )
+            for group, seeds in plan(args)
+        ]
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
+
+
+if __name__ == "__main__":
+    main()
