@@ -20,6 +20,7 @@ from experiments.results import Results
 from experiments.tasks import TASKS
 
 HERE = pathlib.Path(__file__).parent
+PLACEHOLDERS = "teachers", "task", "score", "difference", "runs", "hours"
 PLACEHOLDER = re.compile(r"\{\{(\w+)([^}]*)\}\}")
 
 
@@ -39,11 +40,9 @@ class Report:
 
     def _value(self, match):
         name, words = match[1], match[2].split()
-        if name not in self.placeholders:
-            raise ValueError(
-                f"{match[0]} must be one of {[*self.placeholders]}."
-            )
-        return self.placeholders[name](self, *words)
+        if name not in PLACEHOLDERS:
+            raise ValueError(f"{match[0]} must be one of {PLACEHOLDERS}.")
+        return getattr(self, name)(*words)
 
     def teachers(self):
         return tables.teachers(self.results)
@@ -86,15 +85,6 @@ class Report:
         )
         return f"{seconds / 3600:.1f}"
 
-    placeholders = {
-        "teachers": teachers,
-        "task": task,
-        "score": score,
-        "difference": difference,
-        "runs": runs,
-        "hours": hours,
-    }
-
     def _runs(self, *words):
         *words, method = words
         runs = self.results.runs(tables.condition(words), method)
@@ -109,9 +99,7 @@ class Report:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true")
-    parser.add_argument(
-        "--results", type=pathlib.Path, default=cells.RESULTS
-    )
+    parser.add_argument("--results", type=pathlib.Path, default=cells.RESULTS)
     parser.add_argument(
         "--output", type=pathlib.Path, default=HERE / "README.md"
     )

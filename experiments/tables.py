@@ -28,8 +28,10 @@ def teachers(results):
             f"| {name} | teacher, {facts['seconds'] / 60:.0f} minutes | "
             f"{facts['parameters']:,} | {task.metric} | {scores} |"
         )
-        for condition in results.conditions(name):
-            rows.append(_undistilled(results, condition))
+        rows += [
+            _undistilled(results, condition)
+            for condition in results.conditions(name)
+        ]
     return "\n".join(rows) if len(rows) > 2 else NO_RUNS
 
 

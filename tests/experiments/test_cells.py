@@ -67,7 +67,7 @@ def test_the_most_wanted_groups_come_first():
 
 
 def test_a_command_selects_one_cell():
-    arguments = [*"--tasks arithmetic --sizes 100 --inits sft".split()]
+    arguments = ["--tasks", "arithmetic", "--sizes", "100", "--inits", "sft"]
     plan = run.plan(run.parse_args([*arguments, "--methods", "ipd"]))
     assert list(plan) == [(cells.Group("arithmetic", 100, "sft", "ipd"), 3)]
     with pytest.raises(SystemExit):

@@ -1,6 +1,7 @@
 """Splits and metrics. No data are downloaded, and no model is run."""
 
 import io
+import itertools
 import json
 import random
 import zipfile
@@ -22,7 +23,7 @@ PAIRS = [Pair(f"word {i}", f" answer {i}") for i in range(200)]
 def test_splits_are_disjoint_and_complete():
     splits = split(PAIRS, lambda pair: pair.prompt, 20, 30)
     assert [len(splits[name]) for name in ("test", "development")] == [20, 30]
-    assert sorted(sum(splits.values(), [])) == sorted(PAIRS)
+    assert sorted(itertools.chain(*splits.values())) == sorted(PAIRS)
 
 
 def test_a_split_depends_on_no_order():
