@@ -22,6 +22,8 @@ BATCH_SIZE = 32
 # A quarter, half, all and twice the steps. Schedules end at `ALL`.
 STEPS = 96, 192, 384, 768
 ALL = 384
+# The group of the best of all values of K, which is known after their runs.
+CHOSEN_K = "skd_chosen"
 
 
 class Group(typing.NamedTuple):
@@ -64,9 +66,28 @@ def groups(tasks, methods, sizes=SIZES, inits=INITS):
             continue
         for is_main in (True, False):
             for task in tasks:
-                for name, method in methods.items():
-                    if method.is_main == is_main:
-                        yield Group(task, size, init, name)
+                for name in _in_condition(methods, (size, init), is_main):
+                    yield Group(task, size, init, name)
+
+
+def _in_condition(methods, condition, is_main):
+    names = [
+        name
+        for name, method in methods.items()
+        if method.is_main == is_main
+        and (condition == CONDITIONS[0] or not method.is_ablation)
+    ]
+    # One value of K stands for all of them elsewhere.
+    if condition != CONDITIONS[0] and not is_main:
+        if any(method.is_ablation for method in methods.values()):
+            names.insert(0, CHOSEN_K)
+    return names
+
+
+def rate_group(group, methods):
+    """The group whose runs decide on the learning rate of a group."""
+    method = methods[group.method].rate_of or group.method
+    return Group(group.task, *CONDITIONS[0], method)
 
 
 def read(path) -> list:
@@ -97,37 +118,54 @@ def write_whole(path, text):
     os.replace(unfinished, path)
 
 
-def best_rate(lines, lower_is_better):
+def best_rate(lines, rates, lower_is_better):
     """The learning rate with the best development score of the first seed."""
     at = STEPS.index(ALL) + 1  # After the score of the initial student.
     scores = {
         line["learning_rate"]: line["development"][at]
         for line in lines
-        if line["seed"] == 0
+        if line["seed"] == 0 and line["learning_rate"] in rates
     }
     sign = 1 if lower_is_better else -1
     return min(scores, key=lambda rate: (sign * scores[rate], rate))
 
 
-def missing(group, lines, rates, seeds, lower_is_better):
-    """The next runs of a group: the search for a rate, then the other seeds.
+def chosen_k(results, task, ks, lower_is_better):
+    """The K with the best development score under the first condition.
+
+    Returns:
+        int, or `None` if not all values have been tried.
+    """
+    at, scores = STEPS.index(ALL) + 1, {}
+    for k in ks:
+        group = Group(task, *CONDITIONS[0], f"skd_{k}")
+        lines = read(group.path(results))
+        if not lines:
+            return None
+        values = [line["development"][at] for line in lines]
+        scores[k] = sum(values) / len(values)
+    sign = 1 if lower_is_better else -1
+    return min(scores, key=lambda k: (sign * scores[k], k))
+
+
+def search(group, lines, rates):
+    """The runs that are missing to choose the learning rate of a group.
 
     Args:
         group: a `Group`.
-        lines: list of dicts, the finished runs.
+        lines: list of dicts, its finished runs.
         rates: list of floats, the learning rates.
-        seeds: int, the number of seeds.
-        lower_is_better: bool, of the metric.
 
     Returns:
-        List of `Cell`s. Empty if the group is complete.
+        List of `Cell`s.
     """
     done = {(line["learning_rate"], line["seed"]) for line in lines}
-    search = [Cell(group, rate, 0) for rate in rates if (rate, 0) not in done]
-    if search:
-        return search
-    of_rates = [line for line in lines if line["learning_rate"] in rates]
-    rate = best_rate(of_rates, lower_is_better)
+    return [Cell(group, rate, 0) for rate in rates if (rate, 0) not in done]
+
+
+def missing(group, lines, rate, seeds):
+    """The runs that are missing of a group at the chosen learning rate."""
+    done = {(line["learning_rate"], line["seed"]) for line in lines}
     return [
         Cell(group, rate, seed)
         for seed in range(seeds)

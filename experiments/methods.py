@@ -20,6 +20,9 @@ class Method(typing.NamedTuple):
         loss: str, the expression for `Distiller.compile(loss=...)`.
         is_main: bool. Whether it gets all seeds before the others start.
         readme: str. Its row in the README, if it has one.
+        rate_of: str. The method whose learning rate it uses, if it is not
+            searched for.
+        is_ablation: bool. Whether it is run under the first condition alone.
     """
 
     label: str
@@ -27,6 +30,8 @@ class Method(typing.NamedTuple):
     loss: str = '"forward_kl"'
     is_main: bool = False
     readme: str = ""
+    rate_of: str = ""
+    is_ablation: bool = False
 
 
 def _skd(k):
@@ -68,7 +73,12 @@ METHODS = {
         '"cross_entropy"',
         readme="Supervised fine-tuning",
     ),
-    **{f"skd_{k}": Method(f"SKD, K = {k}", _skd(k)) for k in KS},
+    **{
+        f"skd_{k}": Method(
+            f"SKD, K = {k}", _skd(k), rate_of="skd", is_ablation=True
+        )
+        for k in KS
+    },
     "gkd": Method(
         "GKD (0.5, 0.1)",
         _HALF_DATA,

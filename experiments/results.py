@@ -26,23 +26,19 @@ class Runs:
     """The runs of one method under one condition, at the chosen rate.
 
     Args:
-        lines: list of dicts, not empty.
-        lower_is_better: bool, of the metric.
-
-    Attributes:
+        lines: list of dicts, those at this rate. Not empty.
         rate: float, the chosen learning rate.
         num_rates: int, how many it was chosen from.
-        by_seed: dict from seeds to lines, of this rate.
+
+    Attributes:
+        by_seed: dict from seeds to lines.
     """
 
-    def __init__(self, lines, lower_is_better):
-        self.rate = cells.best_rate(lines, lower_is_better)
-        first = [line for line in lines if line["seed"] == 0]
-        self.num_rates = len({line["learning_rate"] for line in first})
+    def __init__(self, lines, rate, num_rates):
+        self.rate, self.num_rates = rate, num_rates
         self.by_seed = {
             line["seed"]: line
             for line in sorted(lines, key=lambda line: line["seed"])
-            if line["learning_rate"] == self.rate
         }
         self.lines = [*self.by_seed.values()]
 
@@ -115,36 +111,38 @@ class Results:
 
     def runs(self, condition, method):
         """The `Runs` of a method, or `None`."""
-        lines = cells.read(cells.Group(*condition, method).path(self.folder))
-        # Nothing is chosen before there is a run of the first seed.
-        if not any(line["seed"] == 0 for line in lines):
+        group = cells.Group(*condition, method)
+        decides = cells.rate_group(group, METHODS)
+        tried = cells.read(decides.path(self.folder))
+        rates = {line["learning_rate"] for line in tried if line["seed"] == 0}
+        if not rates:
             return None
-        return Runs(lines, self.tasks[condition.task].lower_is_better)
+        rate = cells.best_rate(tried, rates, self._lower(condition.task))
+        lines = cells.read(group.path(self.folder))
+        lines = [line for line in lines if line["learning_rate"] == rate]
+        return Runs(lines, rate, len(rates)) if lines else None
+
+    def _lower(self, task):
+        return self.tasks[task].lower_is_better
 
     def rows(self, condition):
         """A dict from labels to pairs of a method's name and its `Runs`."""
         rows = {}
         for name, method in METHODS.items():
+            if method.is_ablation and condition[1:] != cells.CONDITIONS[0]:
+                continue
             runs = self.runs(condition, name)
             if runs is not None:
                 rows[method.label] = name, runs
-        chosen = self.chosen_k(condition)
+        chosen = cells.chosen_k(
+            self.folder, condition.task, KS, self._lower(condition.task)
+        )
         if chosen is not None:
             name = f"skd_{chosen}"
-            label = f"SKD, K chosen on development: {chosen}"
-            rows[label] = name, self.runs(condition, name)
+            runs = self.runs(condition, name)
+            if runs is not None:
+                rows[f"SKD, K chosen on development: {chosen}"] = name, runs
         return rows
-
-    def chosen_k(self, condition):
-        """The K with the best development score, if all have been run."""
-        scores = {}
-        for k in KS:
-            runs = self.runs(condition, f"skd_{k}")
-            if runs is None:
-                return None
-            scores[k] = runs.mean("development")
-        sign = 1 if self.tasks[condition.task].lower_is_better else -1
-        return min(scores, key=lambda k: sign * scores[k])
 
     def teacher(self, task):
         """What is known about a teacher, or `None`."""

@@ -5,8 +5,9 @@
         --inits pretrained --methods skd on_policy --results again
 
 Every finished run is a line of a file in `experiments/results/`, and is not run
-again. For each method and condition, the learning rate is chosen first, by the
-development score of seed 0; the other seeds then use it.
+again. The learning rate of a method is chosen first: for each task, by the
+development score of seed 0 with 1,000 prompts and a pretrained student. All
+other runs of the method use it. So do the values of K, with SKD's.
 """
 
 import argparse
@@ -22,32 +23,60 @@ from experiments import cells
 from experiments.cache import FOLDER
 
 
-def work(group, scale, rates, seeds, results, steps):
-    """Runs what is missing of a group, in this process."""
-    # Not before the process is pinned: XLA counts the cores it may use.
-    from experiments import teachers
-    from experiments.runner import runner
-    from experiments.tasks import TASKS
+class Worker:
+    """Runs what is missing of a group, in the process that calls it.
 
-    lower_is_better = TASKS[group.task].lower_is_better
-    path = group.path(results)
-    facts = teachers.facts(TASKS[group.task], scale)
-    cells.write_whole(path.with_name("teacher.json"), json.dumps(facts))
-    while todo := cells.missing(
-        group, cells.read(path), rates, seeds, lower_is_better
-    ):
-        for cell in todo:
-            start = time.perf_counter()
-            line = runner(group.task, scale, group.size).run(cell, steps)
-            line["all_seconds"] = round(time.perf_counter() - start, 1)
-            cells.append(path, line)
-            at = steps.index(cells.ALL) + 1
-            print(
-                f"{group.task} {group.size} {group.init} {group.method}: "
-                f"rate {cell.learning_rate}, seed {cell.seed}, "
-                f"test {line['test'][at]:.1f}, {line['all_seconds']:.0f} s",
-                flush=True,
-            )
+    Args:
+        args: the arguments of the program.
+    """
+
+    def __init__(self, args):
+        self.args = args
+
+    def __call__(self, group, seeds):
+        # Not before the process is pinned: XLA counts the cores it may use.
+        from experiments import teachers
+        from experiments.methods import KS
+        from experiments.methods import METHODS
+        from experiments.tasks import TASKS
+
+        args, task = self.args, TASKS[group.task]
+        lower = task.lower_is_better
+        facts = json.dumps(teachers.facts(task, args.scale))
+        path = group.path(args.results).with_name("teacher.json")
+        cells.write_whole(path, facts)
+        if group.method == cells.CHOSEN_K:
+            k = cells.chosen_k(args.results, group.task, KS, lower)
+            if k is None:
+                print(f"{group.task}: K is not chosen yet.", flush=True)
+                return
+            group = group._replace(method=f"skd_{k}")
+        decides = cells.rate_group(group, METHODS)
+        rates = args.learning_rates
+        for cell in cells.search(decides, self._lines(decides), rates):
+            self._run(cell)
+        rate = cells.best_rate(self._lines(decides), rates, lower)
+        for cell in cells.missing(group, self._lines(group), rate, seeds):
+            self._run(cell)
+
+    def _lines(self, group):
+        return cells.read(group.path(self.args.results))
+
+    def _run(self, cell):
+        from experiments.runner import runner
+
+        group = cell.group
+        start = time.perf_counter()
+        line = runner(group.task, self.args.scale, group.size).run(cell)
+        line["all_seconds"] = round(time.perf_counter() - start, 1)
+        cells.append(group.path(self.args.results), line)
+        at = line["steps"].index(cells.ALL)
+        print(
+            f"{group.task} {group.size} {group.init} {group.method}: "
+            f"rate {cell.learning_rate}, seed {cell.seed}, "
+            f"test {line['test'][at]:.1f}, {line['all_seconds']:.0f} s",
+            flush=True,
+        )
 
 
 def pin(cores):
@@ -128,18 +157,8 @@ def main():
     with concurrent.futures.ProcessPoolExecutor(
         args.jobs, mp_context=spawn, initializer=pin, initargs=(cores,)
     ) as pool:
-        futures = [
-            pool.submit(
-                work,
-                group,
-                args.scale,
-                args.learning_rates,
-                seeds,
-                args.results,
-                cells.STEPS,
-            )
-            for group, seeds in plan(args)
-        ]
+        worker = Worker(args)
+        futures = [pool.submit(worker, *each) for each in plan(args)]
         for future in concurrent.futures.as_completed(futures):
             future.result()
 

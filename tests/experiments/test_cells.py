@@ -6,6 +6,8 @@ import pytest
 
 from experiments import cells
 from experiments import run
+from experiments.methods import KS
+from experiments.methods import METHODS
 
 GROUP = cells.Group("pronunciation", 1000, "pretrained", "skd")
 RATES = [1e-3, 3e-3]
@@ -18,31 +20,47 @@ def line(rate, seed, development):
     return {"learning_rate": rate, "seed": seed, "development": curve}
 
 
-def missing(lines, seeds=3, lower_is_better=True):
-    found = cells.missing(GROUP, lines, RATES, seeds, lower_is_better)
+def pairs(found):
     return [(cell.learning_rate, cell.seed) for cell in found]
 
 
 def test_the_learning_rate_comes_first():
-    assert missing([]) == [(1e-3, 0), (3e-3, 0)]
-    assert missing([line(1e-3, 0, 20.0)]) == [(3e-3, 0)]
+    assert pairs(cells.search(GROUP, [], RATES)) == [(1e-3, 0), (3e-3, 0)]
+    lines = [line(1e-3, 0, 20.0)]
+    assert pairs(cells.search(GROUP, lines, RATES)) == [(3e-3, 0)]
 
 
 @pytest.mark.parametrize("lower, rate", [(True, 3e-3), (False, 1e-3)])
-def test_the_other_seeds_use_the_best_rate(lower, rate):
+def test_the_best_rate_is_that_of_the_first_seed(lower, rate):
     lines = [line(1e-3, 0, 20.0), line(3e-3, 0, 10.0)]
-    assert missing(lines, lower_is_better=lower) == [(rate, 1), (rate, 2)]
+    lines += [line(1e-3, 1, 5.0), line(3e-3, 1, 30.0)]
+    # A rate that was not to be tried.
+    lines += [line(1.0, 0, 1.0), line(2.0, 0, 99.0)]
+    assert cells.best_rate(lines, RATES, lower) == rate
 
 
 def test_what_has_a_line_is_not_run_again():
     lines = [line(1e-3, 0, 20.0), line(3e-3, 0, 10.0), line(3e-3, 2, 11.0)]
-    assert missing(lines) == [(3e-3, 1)]
-    assert missing([*lines, line(3e-3, 1, 9.0)]) == []
+    assert pairs(cells.missing(GROUP, lines, 3e-3, 3)) == [(3e-3, 1)]
+    lines.append(line(3e-3, 1, 9.0))
+    assert cells.missing(GROUP, lines, 3e-3, 3) == []
 
 
-def test_a_rate_outside_of_the_search_is_not_chosen():
-    lines = [line(1e-3, 0, 20.0), line(3e-3, 0, 10.0), line(1.0, 0, 1.0)]
-    assert missing(lines, seeds=2) == [(3e-3, 1)]
+def test_a_rate_is_searched_for_once():
+    other = cells.Group("pronunciation", 100, "sft", "skd")
+    assert cells.rate_group(other, METHODS) == GROUP
+    assert cells.rate_group(other._replace(method="skd_5"), METHODS) == GROUP
+    imitkd = cells.rate_group(other._replace(method="imitkd"), METHODS)
+    assert imitkd == GROUP._replace(method="imitkd")
+
+
+def test_k_is_chosen_when_all_values_have_been_tried(tmp_path):
+    for k, development in [(1, 12.0), (5, 10.0), (25, 11.0)]:
+        assert cells.chosen_k(tmp_path, GROUP.task, [1, 5, 25], True) is None
+        path = GROUP._replace(method=f"skd_{k}").path(tmp_path)
+        cells.append(path, line(3e-3, 0, development))
+    assert cells.chosen_k(tmp_path, GROUP.task, [1, 5, 25], True) == 5
+    assert cells.chosen_k(tmp_path, GROUP.task, [1, 5, 25], False) == 1
 
 
 def test_a_killed_process_leaves_the_lines_before(tmp_path):
@@ -51,14 +69,15 @@ def test_a_killed_process_leaves_the_lines_before(tmp_path):
     cells.append(path, line(1e-3, 0, 20.0))
     with path.open("a") as file:
         file.write(json.dumps(line(3e-3, 0, 10.0))[:20])
-    assert missing(cells.read(path)) == [(3e-3, 0)]
+    first = line(1e-3, 0, 20.0)
+    assert cells.read(path) == [first]
     cells.append(path, line(3e-3, 0, 10.0))
-    assert missing(cells.read(path)) == [(3e-3, 1), (3e-3, 2)]
+    assert cells.read(path) == [first, line(3e-3, 0, 10.0)]
 
 
 def test_the_most_wanted_groups_come_first():
     groups = [group for group, _ in run.plan(run.parse_args([]))]
-    assert len(groups) == len(set(groups)) > 300
+    assert len(groups) == len(set(groups))
     first = [(g.size, g.init, g.method) for g in groups[:4]]
     assert first == [
         (1000, "pretrained", method)
@@ -66,9 +85,22 @@ def test_the_most_wanted_groups_come_first():
     ]
 
 
+def test_values_of_k_are_compared_under_the_first_condition():
+    of_k = [
+        (group.size, group.init, group.method)
+        for group, _ in run.plan(run.parse_args(["--tasks", "arithmetic"]))
+        if group.method.startswith("skd_")
+        and group.method[4:] != "mixed"
+        and group.method[4:] != "greedy"
+    ]
+    first = [(1000, "pretrained", f"skd_{k}") for k in KS]
+    others = [(*condition, "skd_chosen") for condition in cells.CONDITIONS[1:]]
+    assert of_k == first + others
+
+
 def test_a_command_selects_one_cell():
     arguments = ["--tasks", "arithmetic", "--sizes", "100", "--inits", "sft"]
     plan = run.plan(run.parse_args([*arguments, "--methods", "ipd"]))
     assert list(plan) == [(cells.Group("arithmetic", 100, "sft", "ipd"), 3)]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         run.parse_args(["--methods", "unknown"])

@@ -4,6 +4,7 @@ import pytest
 
 from experiments import cells
 from experiments import figures
+from experiments.methods import KS
 from experiments.report import Report
 from experiments.results import Condition
 from experiments.results import Results
@@ -42,7 +43,7 @@ def results(tmp_path):
     runs = {
         "skd": [(3e-3, seed, 2) for seed in range(3)],
         "on_policy": [(1e-3, 0, 1, 60), *((3e-3, s, 3) for s in range(3))],
-        **{f"skd_{k}": [(3e-3, 0, 4, k)] for k in (25, 1, 2, 5, 10, 50)},
+        **{f"skd_{k}": [(3e-3, 0, 4, k)] for k in KS},
     }
     for method, lines in runs.items():
         path = cells.Group(*CONDITION, method).path(tmp_path)
