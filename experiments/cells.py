@@ -52,7 +52,7 @@ def num_seeds(size, init):
     return 5 if (size, init) == CONDITIONS[0] else 3
 
 
-def groups(tasks, methods, sizes=SIZES, inits=INITS):
+def groups(tasks, methods, sizes=SIZES, inits=INITS, all_k=False):
     """The groups in the order in which they run, the most wanted first.
 
     Args:
@@ -60,28 +60,27 @@ def groups(tasks, methods, sizes=SIZES, inits=INITS):
         methods: dict from names to `Method`s.
         sizes: list of ints.
         inits: list of names.
+        all_k: bool. Whether every value of K is run under every condition, and
+            not the chosen one alone. Defaults to `False`.
     """
     for size, init in CONDITIONS:
+        all_here = all_k or (size, init) == CONDITIONS[0]
         if size not in sizes or init not in inits:
             continue
         for is_main in (True, False):
             for task in tasks:
-                for name in _in_condition(methods, (size, init), is_main):
+                for name in _names(methods, is_main, all_here):
                     yield Group(task, size, init, name)
 
 
-def _in_condition(methods, condition, is_main):
-    names = [
-        name
-        for name, method in methods.items()
-        if method.is_main == is_main
-        and (condition == CONDITIONS[0] or not method.is_ablation)
-    ]
-    # One value of K stands for all of them elsewhere.
-    if condition != CONDITIONS[0] and not is_main:
-        if any(method.is_ablation for method in methods.values()):
-            names.insert(0, CHOSEN_K)
-    return names
+def _names(methods, is_main, all_k):
+    """The methods of one condition, main or not."""
+    names = [name for name in methods if methods[name].is_main == is_main]
+    if all_k:
+        return names
+    of_k = [name for name in names if methods[name].is_ablation]
+    others = [name for name in names if name not in of_k]
+    return [*([CHOSEN_K] if of_k else []), *others]
 
 
 def rate_group(group, methods):

@@ -20,7 +20,8 @@ LOG_EVERY = 48
 LOGGED = "loss", "acceptance_rate", "teacher_token_fraction", "response_length"
 
 
-@functools.cache
+# One at a time: its compiled programs take memory.
+@functools.lru_cache(maxsize=1)
 def runner(task, scale, size):
     """The runner of this process for a task and a size."""
     return Runner(TASKS[task], scale, size)

@@ -102,5 +102,8 @@ def test_a_command_selects_one_cell():
     arguments = ["--tasks", "arithmetic", "--sizes", "100", "--inits", "sft"]
     plan = run.plan(run.parse_args([*arguments, "--methods", "ipd"]))
     assert list(plan) == [(cells.Group("arithmetic", 100, "sft", "ipd"), 3)]
+    # A value of K that is named is run, whichever is chosen.
+    plan = run.plan(run.parse_args([*arguments, "--methods", "skd_5"]))
+    assert [group.method for group, _ in plan] == ["skd_5"]
     with pytest.raises(SystemExit, match="2"):
         run.parse_args(["--methods", "unknown"])
