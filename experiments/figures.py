@@ -25,7 +25,7 @@ def draw(results, condition, folder=FOLDER):
     )
     names = {label: runs for label, (_, runs) in rows.items()}
     _bars(axes[0, 0], names, task.metric)
-    _lines(axes[0, 1], names, _cost, "seconds", task.metric)
+    _lines(axes[0, 1], names, _cost, "CPU seconds", task.metric)
     _lines(axes[1, 0], names, _acceptance, "steps", "acceptance rate")
     _lines(axes[1, 1], names, _kl, "steps", "validation KL")
     axes[1, 1].legend(fontsize="small")
@@ -60,7 +60,7 @@ def _lines(axes, rows, curve, x_label, y_label):
 
 
 def _cost(runs):
-    return runs.curve("seconds")[1:], runs.curve("test")[1:]
+    return runs.curve("cpu_seconds")[1:], runs.curve("test")[1:]
 
 
 def _acceptance(runs):

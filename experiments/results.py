@@ -92,9 +92,9 @@ class Runs:
 
     @property
     def milliseconds(self):
-        """Of a training step."""
+        """Of CPU time, in a training step: load beside it does not count."""
         at = self.index()
-        seconds = [line["seconds"][at] for line in self.lines]
+        seconds = [line["cpu_seconds"][at] for line in self.lines]
         return 1000 * float(np.mean(seconds)) / self.steps[at]
 
 

@@ -113,7 +113,7 @@ def parse_args(arguments=None):
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--results", default=cells.RESULTS)
     parser.add_argument(
-        "--list", action="store_true", help="list the missing groups only"
+        "--list", action="store_true", help="print the plan, and run nothing"
     )
     args = parser.parse_args(arguments)
     from experiments.methods import METHODS
@@ -139,6 +139,22 @@ def plan(args):
         yield group, seeds
 
 
+def show_plan(args):
+    """Prints the groups, with the numbers of finished and of planned runs."""
+    from experiments.methods import METHODS
+
+    total = 0
+    for group, seeds in plan(args):
+        done = len(cells.read(group.path(args.results)))
+        runs = seeds
+        if group.method in METHODS:
+            if cells.rate_group(group, METHODS) == group:
+                runs += len(args.learning_rates) - 1
+        total += runs
+        print(*group, f"{done} of {runs} runs")
+    print(f"{total} runs are planned.")
+
+
 def main():
     # Programs are compiled once for all processes, and all later ones.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(FOLDER / "xla"))
@@ -146,9 +162,7 @@ def main():
     os.environ.setdefault("KERAS_BACKEND", "jax")
     args = parse_args()
     if args.list:
-        for group, seeds in plan(args):
-            count = len(cells.read(group.path(args.results)))
-            print(*group, f"{count} lines, {seeds} seeds")
+        show_plan(args)
         return
     # One at a time, on all cores, so that no two processes train the same.
     teachers = [sys.executable, "-m", "experiments.teachers", *args.tasks]

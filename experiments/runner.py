@@ -82,15 +82,18 @@ class Runner:
             "compile_seconds": method.compile_seconds,
         }
         points = [self._score()]
-        log, seconds = [], [0.0]
+        log, seconds, cpu_seconds = [], [0.0], [0.0]
         for first, last in zip([0, *steps], steps):
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             for step in range(first, last, LOG_EVERY):
                 to = min(step + LOG_EVERY, last)
                 log.append(method.train(columns, step, to))
             seconds.append(seconds[-1] + time.perf_counter() - start)
+            cpu = time.process_time() - cpu_start
+            cpu_seconds.append(cpu_seconds[-1] + cpu)
             points.append(self._score(with_items=last == cells.ALL))
         line["seconds"] = [round(value, 2) for value in seconds]
+        line["cpu_seconds"] = [round(value, 2) for value in cpu_seconds]
         line["log"] = _transpose(log)
         line.update(_transpose(points))
         items = line.pop("items", [None])

@@ -105,7 +105,7 @@ def costs(results, condition):
         return NO_RUNS
     header = [
         "method",
-        "ms a step",
+        "CPU ms a step",
         "student passes",
         "teacher passes",
         "validation KL",
