@@ -38,12 +38,20 @@ def train(task, scale, folder):
     """Trains a teacher, scores it, and saves both as a preset."""
     teacher = models.make(task, "teacher", scale, task.tokenizer(), SEED)
     start = time.perf_counter()
-    training.fine_tune(teacher, task.train, seed=SEED, **STEPS[scale])
+    print(f"Training the teacher of {task.name}: {STEPS[scale]}", flush=True)
+    training.fine_tune(
+        teacher,
+        task.train,
+        seed=SEED,
+        backup=folder.with_suffix(".backup"),
+        **STEPS[scale],
+    )
     facts = {
         "task": task.name,
         "scale": scale,
         "parameters": teacher.count_params(),
         **STEPS[scale],
+        # Of the last start, if it was killed and went on.
         "seconds": round(time.perf_counter() - start, 1),
     }
     writer = training.Writer(teacher)

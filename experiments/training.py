@@ -30,8 +30,14 @@ def as_columns(pairs):
     }
 
 
-def fine_tune(model, pairs, num_steps, batch_size, learning_rate, seed):
-    """Trains a model on references, with a cosine decay of the rate."""
+def fine_tune(
+    model, pairs, num_steps, batch_size, learning_rate, seed, backup=None
+):
+    """Trains a model on references, with a cosine decay of the rate.
+
+    With the path of a folder as `backup`, a training that was killed goes on
+    there.
+    """
     distiller = keras_skd.Distiller(None, model, seed=seed)
     schedule = keras.optimizers.schedules.CosineDecay(
         learning_rate / 10,
@@ -45,12 +51,12 @@ def fine_tune(model, pairs, num_steps, batch_size, learning_rate, seed):
         batch_size=batch_size,
         shuffle=False,
         verbose=0,
+        callbacks=[] if backup is None else [_backup(backup)],
     )
 
 
-def write(model, pairs, batch_size=250):
-    """The greedy responses of a model, as strings."""
-    return Writer(model, batch_size)(pairs)
+def _backup(folder):
+    return keras_skd.callbacks.BackupAndRestore(folder, save_freq=200)
 
 
 class Writer:
