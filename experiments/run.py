@@ -11,6 +11,7 @@ other runs of the method use it. So do the values of K, with SKD's.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import json
 import multiprocessing
@@ -140,19 +141,32 @@ def plan(args):
 
 
 def show_plan(args):
-    """Prints the groups, with the numbers of finished and of planned runs."""
+    """Prints the groups, their runs, and the hours that the rest will take."""
     from experiments.methods import METHODS
 
-    total = 0
+    planned, seconds = collections.Counter(), collections.defaultdict(list)
     for group, seeds in plan(args):
-        done = len(cells.read(group.path(args.results)))
+        lines = cells.read(group.path(args.results))
         runs = seeds
         if group.method in METHODS:
             if cells.rate_group(group, METHODS) == group:
                 runs += len(args.learning_rates) - 1
-        total += runs
-        print(*group, f"{done} of {runs} runs")
-    print(f"{total} runs are planned.")
+        planned[group.task] += runs
+        seconds[group.task] += [line["all_seconds"] for line in lines]
+        print(*group, f"{len(lines)} of {runs} runs")
+    for task, runs in planned.items():
+        print(f"{task}: {hours(runs, seconds[task], args.jobs)}")
+    print(f"{planned.total()} runs are planned.")
+
+
+def hours(runs, seconds, jobs):
+    """What is left of a task, at the mean time of its finished runs."""
+    left = f"{len(seconds)} of {runs} runs"
+    if not seconds:
+        return left
+    mean = sum(seconds) / len(seconds)
+    rest = max(runs - len(seconds), 0) * mean / jobs / 3600
+    return f"{left}, {mean:.0f} s each, {rest:.1f} hours left"
 
 
 def main():

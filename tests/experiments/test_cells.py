@@ -107,3 +107,9 @@ def test_a_command_selects_one_cell():
     assert [group.method for group, _ in plan] == ["skd_5"]
     with pytest.raises(SystemExit, match="2"):
         run.parse_args(["--methods", "unknown"])
+
+
+def test_the_hours_left_follow_from_the_finished_runs():
+    assert run.hours(10, [], 2) == "0 of 10 runs"
+    expected = "2 of 10 runs, 90 s each, 0.1 hours left"
+    assert run.hours(10, [60.0, 120.0], 2) == expected
