@@ -1,12 +1,15 @@
 """Runs of tiny models. On JAX alone, as the experiment is."""
 
 import keras
+import numpy as np
 import pytest
 
 from experiments import cells
 from experiments import cost
 from experiments import models
 from experiments import runner
+from experiments import students
+from experiments import teachers
 from experiments.tasks import arithmetic
 from keras_skd import losses
 from keras_skd import rollouts
@@ -28,17 +31,52 @@ class Sums(arithmetic.Arithmetic):
 
 
 @pytest.fixture
-def sums(monkeypatch):
+def tiny(monkeypatch):
+    width = dict(num_layers=1, hidden_dim=8, intermediate_dim=8)
+    widths = {"teacher": width, "student": width}
+    monkeypatch.setitem(models.WIDTHS, "tiny", widths)
+    return "tiny"
+
+
+@pytest.fixture
+def sums(monkeypatch, tiny):
     def load(task, scale):
         return models.make(task, "teacher", scale, task.tokenizer(), 1)
 
-    monkeypatch.setattr(runner.teachers, "load", load)
+    monkeypatch.setattr(teachers, "load", load)
     monkeypatch.setattr(runner, "LOG_EVERY", 1)
     monkeypatch.setattr(cells, "ALL", 2)
-    tiny = dict(num_layers=1, hidden_dim=8, intermediate_dim=8)
-    widths = {"teacher": tiny, "student": tiny}
-    monkeypatch.setitem(models.WIDTHS, "tiny", widths)
-    return runner.Runner(Sums(), "tiny", 40)
+    return runner.Runner(Sums(), tiny, 40)
+
+
+@only_jax
+def test_teachers_and_initial_students_are_kept(monkeypatch, tmp_path, tiny):
+    steps = dict(num_steps=2, batch_size=4, learning_rate=1e-2)
+    monkeypatch.setattr(teachers, "FOLDER", tmp_path)
+    monkeypatch.setattr(students, "FOLDER", tmp_path)
+    monkeypatch.setitem(teachers.STEPS, tiny, steps)
+    monkeypatch.setattr(students, "PRETRAINING", steps)
+    task = Sums()
+    # Those of the task are after the first thousand pairs.
+    monkeypatch.setattr(task, "easy_pairs", task.train[40:], raising=False)
+    facts = teachers.facts(task, tiny)
+    assert set(facts["test"]) == {"exact match", "all steps right"}
+    teacher = teachers.load(task, tiny)
+    assert teacher.count_params() == facts["parameters"]
+    assert teacher.preprocessor.sequence_length == task.sequence_length
+
+    tokenizer = teacher.preprocessor.tokenizer
+    student = models.make(task, "student", tiny, tokenizer, seed=9)
+
+    def initialise(init):
+        students.initialise(student, task, tiny, init, size=40, seed=0)
+        return np.concatenate([w.ravel() for w in student.get_weights()])
+
+    first, random = initialise("pretrained"), initialise("random")
+    assert np.abs(first - random).max() > 1e-3
+    # The second one is loaded: nothing is trained any more.
+    monkeypatch.setattr(students.training, "fine_tune", None)
+    np.testing.assert_array_equal(initialise("pretrained"), first)
 
 
 @only_jax
