@@ -4,6 +4,7 @@ import pytest
 
 from experiments import cells
 from experiments import figures
+from experiments import report
 from experiments.methods import KS
 from experiments.report import Report
 from experiments.results import Condition
@@ -62,6 +63,12 @@ def test_numbers_in_the_text_are_those_of_the_runs(results):
     assert Report(results).fill(text) == (
         "20.0 [20.0, 20.0]; +10.0 [+10.0, +10.0]; 13 runs, 6.5 hours"
     )
+
+
+def test_the_readme_has_the_numbers_of_the_runs():
+    text = (report.HERE / "text.md").read_text()
+    filled = Report(Results(cells.RESULTS, TASKS)).fill(text)
+    assert (report.HERE / "README.md").read_text() == filled
 
 
 @pytest.mark.parametrize("words", ["100 pretrained skd", "1000 sft skd"])
