@@ -7,6 +7,7 @@
 # make docs    guides and API reference, into site/; any warning is an error
 # make api     rewrite tests/public_api.txt, after an intended change
 # make bench   benchmarks, beside TRL and Transformers: takes hours
+# make experiment-small  three methods on one task, in less than ten minutes
 # make clean   remove everything that the above made, with the environment
 
 KERAS_BACKEND ?= jax
@@ -45,7 +46,7 @@ PINS := keras==3.15.1 keras-hub==0.32.0 transformers==5.23.* gguf==0.19.* \
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo pictures test $(BACKENDS:%=test-%) test-kill lint format docs api \
-	bench clean
+	bench experiment-small clean
 
 demo: $(VENV)/demo-$(KERAS_BACKEND).stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/distill_smollm2.py $(DEMO_ARGS)
@@ -92,6 +93,13 @@ api: $(VENV)/test.stamp
 bench: $(VENV)/test.stamp $(PEERS)/bench.stamp
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(BENCH_ARGS)
 
+experiment-small: $(VENV)/experiments.stamp
+	$(BIN)/python -m experiments.run --scale small --tasks pronunciation \
+		--sizes 1000 --inits pretrained --methods skd supervised on_policy \
+		--seeds 1 --learning-rates 3e-3 --jobs 2 --results build/experiment
+	$(BIN)/python -m experiments.report --results build/experiment \
+		--output build/experiment/README.md
+
 clean:
 	rm -rf $(VENV) $(PEERS) build dist site *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
@@ -112,6 +120,11 @@ $(VENV)/test.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp
 $(VENV)/demo-%.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp
 	@echo "Installing into $(VENV), which takes minutes the first time."
 	$(PIP) -e ".[examples]" $(PINS) $(PIN_$*)
+	touch $@
+
+$(VENV)/experiments.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp
+	@echo "Installing into $(VENV), which takes minutes the first time."
+	$(PIP) -e . --group experiments $(PINS) $(PIN_jax)
 	touch $@
 
 # Both read the source, and need neither Keras nor a backend.

@@ -1,0 +1,158 @@
+"""Markdown tables of results."""
+
+from experiments import cells
+from experiments.results import REFERENCE
+from experiments.results import Condition
+
+COMMAND = (
+    "python -m experiments.run --tasks {} --sizes {} --inits {} --methods {}"
+    " --results again"
+)
+NO_RUNS = "There are no runs yet."
+
+
+def teachers(results):
+    """How good the teachers and the undistilled students are."""
+    rows = [
+        "| task | model | parameters | metric | test |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, task in results.tasks.items():
+        facts = results.teacher(name)
+        if facts is None:
+            continue
+        scores = "; ".join(
+            f"{metric} {value:.1f}" for metric, value in facts["test"].items()
+        )
+        rows.append(
+            f"| {name} | teacher, {facts['seconds'] / 60:.0f} minutes | "
+            f"{facts['parameters']:,} | {task.metric} | {scores} |"
+        )
+        rows += [
+            _undistilled(results, condition)
+            for condition in results.conditions(name)
+        ]
+    return "\n".join(rows) if len(rows) > 2 else NO_RUNS
+
+
+def _undistilled(results, condition):
+    _, runs = next(iter(results.rows(condition).values()))
+    task = results.tasks[condition.task]
+    scores = [f"{task.metric} {runs.mean('test', 0):.1f}"] + [
+        f"{name} {runs.other(name, 0):.1f}"
+        for name in runs.lines[0]["others"][0]
+    ]
+    return (
+        f"| {task.name} | student, {condition.init}, {condition.size} prompts |"
+        f" {runs.lines[0]['parameters']:,} | {task.metric} |"
+        f" {'; '.join(scores)} |"
+    )
+
+
+def scores(results, condition):
+    """The scores of all methods under a condition, with intervals."""
+    found = results.rows(condition)
+    if not found:
+        return NO_RUNS
+    reference = results.runs(condition, REFERENCE)
+    _, first = next(iter(found.values()))
+    steps = [step for step in cells.STEPS if step in first.steps]
+    others = [*first.lines[0]["others"][0]]
+    task = results.tasks[condition.task]
+    header = [
+        "method",
+        f"{task.metric}, {cells.ALL} steps",
+        "minus SKD",
+        *(f"{step} steps" for step in steps if step != cells.ALL),
+        *others,
+        "seeds",
+        "rate",
+        "command",
+    ]
+    rows = [_row(header), _row(["---"] * len(header))]
+    sign = 1 if task.lower_is_better else -1
+    for label, (name, runs) in sorted(
+        found.items(), key=lambda item: sign * item[1][1].score.mean
+    ):
+        difference = None
+        if reference is not None and name != REFERENCE:
+            difference = runs.difference(reference)
+        rows.append(
+            _row(
+                [
+                    label,
+                    interval(runs.score),
+                    "" if difference is None else interval(difference, "+"),
+                    *(
+                        f"{runs.mean('test', step):.1f}"
+                        for step in steps
+                        if step != cells.ALL
+                    ),
+                    *(f"{runs.other(other):.1f}" for other in others),
+                    len(runs.lines),
+                    f"{runs.rate:g} of {runs.num_rates}",
+                    f"`{COMMAND.format(*condition, name)}`",
+                ]
+            )
+        )
+    return "\n".join(rows)
+
+
+def costs(results, condition):
+    """What each method costs, and what it saw."""
+    found = results.rows(condition)
+    if not found:
+        return NO_RUNS
+    header = [
+        "method",
+        "CPU ms a step",
+        "student passes",
+        "teacher passes",
+        "validation KL",
+        "acceptance, first and last",
+        "teacher's share, first and last",
+        "response length",
+    ]
+    rows = [_row(header), _row(["---"] * len(header))]
+    for label, (_, runs) in found.items():
+        ends = [
+            _ends(runs.logged(name))
+            for name in ("acceptance_rate", "teacher_token_fraction")
+        ]
+        means = [
+            f"{runs.logged(name)[1].mean():.1f}"
+            for name in ("student_passes", "teacher_passes", "response_length")
+        ]
+        rows.append(
+            _row(
+                [
+                    label,
+                    f"{runs.milliseconds:.0f}",
+                    *means[:2],
+                    f"{runs.mean('val_kl'):.3f}",
+                    *ends,
+                    means[2],
+                ]
+            )
+        )
+    return "\n".join(rows)
+
+
+def interval(value, sign=""):
+    """Such as `25.7 [24.9, 26.4]`."""
+    mean, low, high = (f"{number:{sign}.1f}" for number in value)
+    return f"{mean} [{low}, {high}]"
+
+
+def _ends(logged):
+    return "" if logged is None else f"{logged[1][0]:.2f}, {logged[1][-1]:.2f}"
+
+
+def _row(values):
+    return f"| {' | '.join(map(str, values))} |"
+
+
+def condition(words):
+    """A condition from the words of a placeholder."""
+    task, size, init = words
+    return Condition(task, int(size), init)
