@@ -31,10 +31,6 @@ def notebook(path):
     return nbformat.read(path, as_version=4)
 
 
-def test_there_are_notebooks():
-    assert PATHS
-
-
 def test_format(path, notebook):
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
