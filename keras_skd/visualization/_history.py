@@ -81,8 +81,15 @@ def plot_history(history, metrics: list[str] | None = None):
         ax.set_title(metric)
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if len(ax.lines) > 1:
+        if not any(runs) and len(ax.lines) > 1:
             ax.legend(frameon=False)
+    if any(runs):
+        # Beside the axes: within them, it would hide curves of many runs.
+        lines = {x.get_label(): x for ax in figure.axes for x in ax.lines}
+        figure.set_figwidth(figure.get_figwidth() + 2)
+        figure.legend(
+            handles=[*lines.values()], loc="outside right upper", frameon=False
+        )
     return figure
 
 

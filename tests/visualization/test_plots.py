@@ -70,6 +70,12 @@ def test_several_runs_share_the_axes(tmp_path):
         line.get_label(): line.get_color() for line in figure.axes[1].lines
     }
     assert colors["SKD"] == colors["SKD validation"] != colors["GKD"]
+    (legend,) = figure.legends
+    assert sorted(text.get_text() for text in legend.get_texts()) == [
+        "GKD",
+        "SKD",
+        "SKD validation",
+    ]
     figure.savefig(tmp_path / "history.svg")
 
 
