@@ -1,5 +1,7 @@
 # make demo    distil a real model (KERAS_BACKEND=jax, tensorflow or torch)
 # make pictures  the pictures of the README, from the same training
+# make notebooks  execute those of examples/ (NOTEBOOKS="first_distillation" for
+#                 some; KERAS_BACKEND=... for a backend other than their own)
 # make test    the test suite, once per backend, in TEST_WORKERS processes
 # make test-kill  kill a training 20 times per backend: takes half an hour
 # make lint    ruff and mypy, as CI runs them
@@ -17,6 +19,7 @@ PEERS ?= .venv-peers
 PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 DEMO_ARGS ?=
+NOTEBOOKS ?=
 BENCH_ARGS ?=
 KILL_ARGS ?= --kills 20
 
@@ -45,14 +48,18 @@ PINS := keras==3.15.1 keras-hub==0.32.0 transformers==5.23.* gguf==0.19.* \
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo pictures test $(BACKENDS:%=test-%) test-kill lint format docs api \
-	bench experiment-small clean
+.PHONY: demo pictures notebooks test $(BACKENDS:%=test-%) test-kill lint format \
+	docs api bench experiment-small clean
 
 demo: $(VENV)/demo-$(KERAS_BACKEND).stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/distill_smollm2.py $(DEMO_ARGS)
 
 pictures: $(VENV)/demo-$(KERAS_BACKEND).stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/pictures.py $(DEMO_ARGS)
+
+# They see KERAS_BACKEND only if the caller sets it.
+notebooks: $(VENV)/notebooks.stamp
+	$(BIN)/python examples/notebooks/execute.py $(NOTEBOOKS)
 
 # -k: if one backend fails, the others are tested all the same.
 test: $(VENV)/test.stamp
@@ -112,9 +119,11 @@ $(VENV)/pip.stamp:
 	$(PIP) "pip>=25.1"
 	touch $@
 
-$(VENV)/test.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp
+# With all three backends.
+$(VENV)/test.stamp $(VENV)/notebooks.stamp: $(VENV)/%.stamp: \
+		pyproject.toml Makefile | $(VENV)/pip.stamp
 	@echo "Installing into $(VENV), which takes minutes the first time."
-	$(PIP) -e ".[chat,examples]" --group test $(PINS) $(PIN_jax)
+	$(PIP) -e ".[chat,examples]" --group $* $(PINS) $(PIN_jax)
 	touch $@
 
 $(VENV)/demo-%.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp

@@ -57,10 +57,20 @@ def load_teacher():
     return teacher
 
 
-def make_student(teacher, keep_every=3):
-    """Copies the teacher's embedding and every third of its layers."""
+def make_student(teacher, keep_every=3, layers=None):
+    """Copies the teacher's embedding and some of its layers.
+
+    Args:
+        teacher: a causal LM from `load_teacher`.
+        keep_every: int. Copies every third layer, from the first.
+        layers: list of ints, the layers to copy instead. Without its middle
+            layers, a model stays closer to its teacher.
+    """
     config = teacher.backbone.get_config()
-    layers = teacher.backbone.transformer_layers[::keep_every]
+    every = teacher.backbone.transformer_layers
+    if layers is None:
+        layers = range(0, len(every), keep_every)
+    layers = [every[i] for i in layers]
     config["num_layers"] = len(layers)
     backbone = type(teacher.backbone).from_config(config)
     pairs = [

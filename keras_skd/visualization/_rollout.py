@@ -82,7 +82,8 @@ class RolloutView:
     def _repr_html_(self):
         return self.html
 
-    def __str__(self):
+    # Also what a notebook stores beside the HTML.
+    def __repr__(self):
         return self.text()
 
 

@@ -95,6 +95,18 @@ def test_student_has_every_third_layer(causal_lm):
             np.testing.assert_array_equal(a, b)
 
 
+def test_student_has_the_chosen_layers(causal_lm):
+    smollm2.mend_backbone_config()
+    student = smollm2.make_student(causal_lm, layers=[1, 4, 5])
+
+    assert student.backbone.num_layers == 3
+    for i, j in enumerate([1, 4, 5]):
+        copy = student.backbone.transformer_layers[i].get_weights()
+        weights = causal_lm.backbone.transformer_layers[j].get_weights()
+        for a, b in zip(copy, weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_training_the_student_leaves_the_teacher_alone(causal_lm):
     smollm2.mend_backbone_config()
     student = smollm2.make_student(causal_lm)

@@ -70,7 +70,26 @@ def test_several_runs_share_the_axes(tmp_path):
         line.get_label(): line.get_color() for line in figure.axes[1].lines
     }
     assert colors["SKD"] == colors["SKD validation"] != colors["GKD"]
+    (legend,) = figure.legends
+    assert sorted(text.get_text() for text in legend.get_texts()) == [
+        "GKD",
+        "SKD",
+        "SKD validation",
+    ]
     figure.savefig(tmp_path / "history.svg")
+
+
+def test_seeds_are_a_mean_and_a_band():
+    seeds = [{"loss": [4.0, 2.0, 1.0]}, {"loss": [2.0, 1.0]}]
+    for given in (seeds, {"SKD": seeds, "GKD": HISTORY}):
+        (ax,) = plot_history(given, metrics=["loss"]).axes
+        drawn = ax.lines[0]
+        # As long as the shortest.
+        assert drawn.get_xdata().tolist() == [1, 2]
+        assert drawn.get_ydata().tolist() == [3.0, 1.5]
+        (band,) = ax.collections
+        corners = {tuple(point) for point in band.get_paths()[0].vertices}
+        assert corners == {(1.0, 2.0), (1.0, 4.0), (2.0, 1.0), (2.0, 2.0)}
 
 
 def test_what_fit_returns():
@@ -86,7 +105,7 @@ def test_what_fit_returns():
 
 
 def test_bad_histories():
-    for wrong in (3, {}, {"a": 3}, [HISTORY]):
+    for wrong in (3, {}, {"a": 3}, [], [HISTORY, 3]):
         with pytest.raises(TypeError, match="`history`"):
             plot_history(wrong)
     with pytest.raises(ValueError, match="metrics=.'kl'.*'exact_match'"):

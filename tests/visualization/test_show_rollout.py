@@ -60,6 +60,7 @@ def test_hostile_text_is_text(source):
     assert "".join(t for t, title in seen.texts if title) == f"said{HOSTILE}"
     data, _ = DisplayFormatter().format(view)
     assert data["text/html"] == view.html
+    assert data["text/plain"] == str(view)
     assert HOSTILE in str(view)
 
 
