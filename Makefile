@@ -1,10 +1,14 @@
 # make demo    distil a real model (KERAS_BACKEND=jax, tensorflow or torch)
 # make pictures  the pictures of the README, from the same training
 # make test    the test suite, once per backend, in TEST_WORKERS processes
+# make test-wheel  install the wheel as a user would, once per backend, and train
+# make test-lowest  a part of the suite on the lowest versions of pyproject.toml
+# make test-newest  the same on the newest that pip finds
 # make test-kill  kill a training 20 times per backend: takes half an hour
 # make lint    ruff and mypy, as CI runs them
 # make format  fix and format the code with ruff
 # make docs    guides and API reference, into site/; any warning is an error
+# make dist    wheel and sdist, checked, into dist/ (see RELEASING.md)
 # make api     rewrite tests/public_api.txt, after an intended change
 # make bench   benchmarks, beside TRL and Transformers: takes hours
 # make clean   remove everything that the above made, with the environment
@@ -13,6 +17,10 @@ KERAS_BACKEND ?= jax
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+DIST ?= .venv-dist
+WHEEL ?= .venv-wheel
+LOWEST ?= .venv-lowest
+NEWEST ?= .venv-newest
 PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 DEMO_ARGS ?=
@@ -28,6 +36,11 @@ PART_2 := $(filter-out $(PART_1) tests/support,$(patsubst %/,%,$(wildcard tests/
 PART_3 := $(wildcard tests/test_[a-d]*.py)
 PART_4 := $(wildcard tests/test_[e-z]*.py)
 
+# The tests for the bounds of pyproject.toml: all that depends on a version of
+# Keras, KerasHub, a backend, Jinja or matplotlib is in them, if not in depth.
+BOUND_TESTS := tests/test_distiller.py tests/rollouts tests/chat \
+	tests/visualization/test_plots.py
+
 PIP := $(BIN)/python -m pip install --quiet
 
 # The versions that the project is tested with. pip's configuration (an index or
@@ -40,8 +53,9 @@ PINS := keras==3.15.1 keras-hub==0.32.0 transformers==5.23.* gguf==0.19.* \
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo pictures test $(BACKENDS:%=test-%) test-kill lint format docs api \
-	bench clean
+.PHONY: demo pictures test $(BACKENDS:%=test-%) test-wheel \
+	$(BACKENDS:%=test-wheel-%) test-lowest test-newest test-kill lint format \
+	docs dist api bench clean
 
 demo: $(VENV)/demo-$(KERAS_BACKEND).stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/distill_smollm2.py $(DEMO_ARGS)
@@ -62,6 +76,42 @@ $(BACKENDS:%=test-%): test-%: $(VENV)/test.stamp
 			|| status=1; \
 	done; exit $$status
 
+test-wheel: $(BACKENDS:%=test-wheel-%)
+
+# A new environment with one backend, then with the extras `chat` and `plot`.
+# -I: the checkout is not on the path.
+$(BACKENDS:%=test-wheel-%): test-wheel-%: dist
+	rm -rf $(WHEEL)-$*
+	$(PYTHON) -m venv $(WHEEL)-$*
+	printf '%s\n' $(PINS:%='%') '$(PIN_jax)' > $(WHEEL)-$*/constraints.txt
+	for extras in $* $*,chat,plot; do \
+		$(WHEEL)-$*/bin/python -m pip install --quiet \
+			--constraint $(WHEEL)-$*/constraints.txt \
+			"$$(echo dist/*.whl)[$$extras]" && \
+		KERAS_BACKEND=$* $(WHEEL)-$*/bin/python -I \
+			tests/packaging/use_wheel.py $$extras || exit 1; \
+	done
+
+test-lowest: $(LOWEST)/lowest.stamp
+	$(call test_bounds,$(LOWEST))
+
+# pip looks for newer releases each time.
+test-newest: | $(NEWEST)/pip.stamp
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade \
+		--upgrade-strategy eager $(BOUND_PACKAGES)
+	$(call test_bounds,$(NEWEST))
+
+BOUND_PACKAGES := -e ".[jax,tensorflow,torch,chat,plot]" --group pytest
+
+define test_bounds
+$(1)/bin/python -m pip freeze --exclude-editable
+status=0; for backend in $(BACKENDS); do \
+	KERAS_BACKEND=$$backend $(1)/bin/python -m pytest $(BOUND_TESTS) \
+		--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS) \
+		|| status=1; \
+done; exit $$status
+endef
+
 test-kill: $(VENV)/test.stamp
 	status=0; for backend in $(BACKENDS); do \
 		KERAS_BACKEND=$$backend $(BIN)/python -m tests.support.kill_and_resume \
@@ -81,6 +131,12 @@ format: $(VENV)/lint.stamp
 docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+dist: $(DIST)/dist.stamp
+	rm -rf dist
+	$(DIST)/bin/python -m build
+	$(DIST)/bin/python -m twine check --strict dist/*
+	$(DIST)/bin/python tests/packaging/check_dist.py
+
 api: $(VENV)/test.stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python -m tests.support.public_api
 
@@ -88,15 +144,16 @@ bench: $(VENV)/test.stamp $(PEERS)/bench.stamp
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist site *.egg-info
+	rm -rf $(VENV) $(PEERS) $(DIST) $(BACKENDS:%=$(WHEEL)-%) $(LOWEST) $(NEWEST)
+	rm -rf dist site *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: pip runs again only if the list of packages may have changed. The
 # first one upgrades a pip that is older than dependency groups.
-$(VENV)/pip.stamp:
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) "pip>=25.1"
+%/pip.stamp:
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet "pip>=25.1"
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp
@@ -113,6 +170,18 @@ $(VENV)/demo-%.stamp: pyproject.toml Makefile | $(VENV)/pip.stamp
 $(VENV)/lint.stamp $(VENV)/docs.stamp: $(VENV)/%.stamp: \
 		pyproject.toml Makefile | $(VENV)/pip.stamp
 	$(PIP) --group $*
+	touch $@
+
+$(DIST)/dist.stamp: pyproject.toml | $(DIST)/pip.stamp
+	$(DIST)/bin/python -m pip install --quiet --group dist
+	touch $@
+
+$(LOWEST)/lowest.stamp: pyproject.toml tests/packaging/lowest.py \
+		| $(LOWEST)/pip.stamp
+	@echo "Installing into $(LOWEST), which takes minutes the first time."
+	$(PYTHON) tests/packaging/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet \
+		--constraint $(LOWEST)/constraints.txt $(BOUND_PACKAGES)
 	touch $@
 
 # The peers of the benchmarks, at their current releases.
