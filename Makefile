@@ -41,6 +41,20 @@ PART_4 := $(wildcard tests/test_[e-z]*.py)
 BOUND_TESTS := tests/test_distiller.py tests/rollouts tests/chat \
 	tests/visualization/test_plots.py
 
+comma := ,
+empty :=
+BOUND_EXTRAS = $(subst $(empty) ,$(comma),$(strip $(BACKENDS) chat plot))
+BOUND_PACKAGES = -e ".[$(BOUND_EXTRAS)]" --group pytest
+
+define test_bounds
+$(1)/bin/python -m pip freeze --exclude-editable
+status=0; for backend in $(BACKENDS); do \
+	KERAS_BACKEND=$$backend $(1)/bin/python -m pytest $(BOUND_TESTS) \
+		--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS) \
+		|| status=1; \
+done; exit $$status
+endef
+
 PIP := $(BIN)/python -m pip install --quiet
 
 # The versions that the project is tested with. pip's configuration (an index or
@@ -92,25 +106,19 @@ $(BACKENDS:%=test-wheel-%): test-wheel-%: dist
 			tests/packaging/use_wheel.py $$extras || exit 1; \
 	done
 
-test-lowest: $(LOWEST)/lowest.stamp
+# pip runs each time: BACKENDS, which says what to install, may have changed.
+test-lowest: | $(LOWEST)/pip.stamp
+	@echo "Installing into $(LOWEST), which takes minutes the first time."
+	$(PYTHON) tests/packaging/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet \
+		--constraint $(LOWEST)/constraints.txt $(BOUND_PACKAGES)
 	$(call test_bounds,$(LOWEST))
 
-# pip looks for newer releases each time.
 test-newest: | $(NEWEST)/pip.stamp
+	@echo "Installing into $(NEWEST), which takes minutes the first time."
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade \
 		--upgrade-strategy eager $(BOUND_PACKAGES)
 	$(call test_bounds,$(NEWEST))
-
-BOUND_PACKAGES := -e ".[jax,tensorflow,torch,chat,plot]" --group pytest
-
-define test_bounds
-$(1)/bin/python -m pip freeze --exclude-editable
-status=0; for backend in $(BACKENDS); do \
-	KERAS_BACKEND=$$backend $(1)/bin/python -m pytest $(BOUND_TESTS) \
-		--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS) \
-		|| status=1; \
-done; exit $$status
-endef
 
 test-kill: $(VENV)/test.stamp
 	status=0; for backend in $(BACKENDS); do \
@@ -174,14 +182,6 @@ $(VENV)/lint.stamp $(VENV)/docs.stamp: $(VENV)/%.stamp: \
 
 $(DIST)/dist.stamp: pyproject.toml | $(DIST)/pip.stamp
 	$(DIST)/bin/python -m pip install --quiet --group dist
-	touch $@
-
-$(LOWEST)/lowest.stamp: pyproject.toml tests/packaging/lowest.py \
-		| $(LOWEST)/pip.stamp
-	@echo "Installing into $(LOWEST), which takes minutes the first time."
-	$(PYTHON) tests/packaging/lowest.py > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install --quiet \
-		--constraint $(LOWEST)/constraints.txt $(BOUND_PACKAGES)
 	touch $@
 
 # The peers of the benchmarks, at their current releases.
