@@ -50,9 +50,10 @@ def is_installed(package):
 
 
 def causal_lm():
-    """A tiny random GPT-2 in which each character is one token."""
+    """A tiny random GPT-2 that reads characters."""
     characters = [*string.ascii_letters, *string.punctuation, "Ġ", "Ċ"]
-    vocabulary = ["<|endoftext|>", *characters]
+    # A merge is required, so that "th" is one token, too.
+    vocabulary = ["<|endoftext|>", *characters, "th"]
     tokenizer = keras_hub.tokenizers.GPT2Tokenizer(
         {token: i for i, token in enumerate(vocabulary)}, merges=["t h"]
     )
