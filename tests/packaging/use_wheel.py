@@ -19,6 +19,12 @@ import keras_skd
 
 PACKAGES = {"chat": "jinja2", "plot": "matplotlib"}
 QUESTION = "What is the time?"
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message.role }}: {{ message.content }}\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 MESSAGES = [
     {"role": "user", "content": QUESTION},
     {"role": "assistant", "content": "Ten."},
@@ -103,14 +109,14 @@ def main(extras):
     history = train_one_step({"prompts": [QUESTION, "Who are you?"]})
 
     def template():
-        return keras_skd.chat.ChatTemplate("chatml")
+        return keras_skd.chat.ChatTemplate(TEMPLATE)
 
     def plot():
         return keras_skd.visualization.plot_history(history)
 
     if "chat" in installed:
         assert QUESTION in template().render(MESSAGES)
-        train_one_step({"messages": [MESSAGES] * 2}, chat_template="chatml")
+        train_one_step({"messages": [MESSAGES] * 2}, chat_template=template())
     else:
         assert raises_import_error(template, "chat")
     if "plot" in installed:
