@@ -1,3 +1,4 @@
+import importlib
 import json
 import numbers
 import os
@@ -6,11 +7,6 @@ import pathlib
 import keras
 
 from keras_skd.chat._named import NAMED
-
-try:
-    from keras_skd.chat._sandbox import compile_template
-except ImportError:
-    compile_template = None  # type: ignore[assignment]
 
 _FILES = "chat_template.jinja", "tokenizer_config.json"
 
@@ -64,11 +60,15 @@ class ChatTemplate:
         eos_token: str | None = None,
         **variables,
     ):
-        if compile_template is None:
+        # At the first template, not at `import keras_skd`.
+        try:
+            sandbox = importlib.import_module("keras_skd.chat._sandbox")
+        except ImportError as error:
             raise ImportError(
-                "Chat templates need Jinja 3.1.6 or newer. Install it with "
-                "`pip install 'jinja2>=3.1.6'`."
-            )
+                "Chat templates need Jinja 3.1.6 or newer: "
+                "`pip install 'jinja2>=3.1.6'`, or "
+                '`pip install "keras-skd[chat]"`.'
+            ) from error
         if not isinstance(template, str):
             raise TypeError(
                 f"`template` must be one of {sorted(NAMED)} or a template in "
@@ -85,7 +85,7 @@ class ChatTemplate:
         self.bos_token = bos_token
         self.eos_token = eos_token
         self.variables = variables
-        self._template = compile_template(self.source)
+        self._template = sandbox.compile_template(self.source)
 
     @classmethod
     def from_preset(

@@ -1,11 +1,6 @@
 """Figures without `pyplot`, which notebooks can show."""
 
-import io
-
-try:
-    from matplotlib.figure import Figure
-except ImportError:
-    Figure = None
+import importlib
 
 # A palette for colour-blind people, too.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
@@ -20,32 +15,22 @@ def new_figure(num_axes: int):
     Raises:
         ImportError: without matplotlib.
     """
-    if Figure is None:
+    # At the first plot, not at `import keras_skd`.
+    try:
+        shown = importlib.import_module("keras_skd.visualization._shown_figure")
+    except ImportError as error:
         raise ImportError(
             "Plots need matplotlib: `pip install matplotlib`, or "
             '`pip install "keras-skd[plot]"`.'
-        )
-    figure = _Shown(figsize=(3.4 * num_axes, 2.8), layout="constrained")
+        ) from error
+    figure = shown.ShownFigure(
+        figsize=(3.4 * num_axes, 2.8), layout="constrained"
+    )
     axes = figure.subplots(1, num_axes, squeeze=False)[0]
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.3)
     return figure, list(axes)
-
-
-if Figure is not None:
-
-    class _Shown(Figure):
-        """A `matplotlib.figure.Figure`.
-
-        A notebook shows figures that `pyplot` did not make only if they have
-        this method.
-        """
-
-        def _repr_png_(self):
-            data = io.BytesIO()
-            self.savefig(data, format="png", dpi=120)
-            return data.getvalue()
 
 
 def by_run(value, is_one, argument: str, expected: str) -> dict:
