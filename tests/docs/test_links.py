@@ -8,8 +8,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted(ROOT.glob("*.md")),
     ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "experiments").glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 _CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
