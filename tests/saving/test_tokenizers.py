@@ -41,7 +41,10 @@ def distiller(family, architecture, own=False):
         for seed in (1, 2)
     ]
     result = keras_skd.Distiller(
-        *models, seed=3, preprocessor=preprocessor if own else None
+        *models,
+        keras_skd.rollouts.Speculative(num_speculative_tokens=2),
+        seed=3,
+        preprocessor=preprocessor if own else None,
     )
     result.compile(optimizer="sgd")
     return result
