@@ -2,9 +2,23 @@
 
 import os
 
+import pytest
+
 # Tiny models compile for much longer than they run: XLA's code generator need
 # not optimise.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Nor is their arithmetic worth a second thread: on a busy machine, PyTorch's
 # threads wait for each other ten times as long as they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def one_draft_length(monkeypatch):
+    """Compiles one width of the teacher's pass in place of three.
+
+    For tests that use the default rollout, and are not about it.
+    """
+    # After the settings above.
+    from keras_skd import rollouts
+
+    monkeypatch.setattr(rollouts._speculative, "_CHOICES", (2,))

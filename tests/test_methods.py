@@ -110,9 +110,7 @@ def _distance(teacher, student, data, context):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_method(models, name, monkeypatch):
-    # One width of the teacher's pass to compile instead of three.
-    monkeypatch.setattr(rollouts._speculative, "_CHOICES", (2,))
+def test_method(models, name, one_draft_length):
     teacher, student, weights, prompts, data = models
     method = METHODS[name]
     rollout = rollouts.get(eval(method.rollout, NAMES))

@@ -14,7 +14,6 @@ import string
 import keras_hub
 import pytest
 
-from keras_skd import rollouts
 from tests.support import tokenizers
 from tests.support.causal_lms import causal_lm
 
@@ -67,11 +66,10 @@ def use_tiny_presets(monkeypatch):
         )
 
     monkeypatch.setattr(keras_hub.models.CausalLM, "from_preset", from_name)
-    monkeypatch.setattr(rollouts._speculative, "_CHOICES", (4,))
 
 
 @pytest.fixture
-def tiny_presets(monkeypatch, tmp_path):
+def tiny_presets(monkeypatch, tmp_path, one_draft_length):
     use_tiny_presets(monkeypatch)
     monkeypatch.chdir(tmp_path)
 

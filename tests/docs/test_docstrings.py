@@ -71,7 +71,7 @@ def _model(seed):
 @pytest.mark.parametrize(
     "name", [name for name, codes in EXAMPLES.items() if codes]
 )
-def test_example(name, monkeypatch, tmp_path):
+def test_example(name, monkeypatch, tmp_path, one_draft_length):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         keras_hub.models.CausalLM, "from_preset", lambda preset: _model(2)

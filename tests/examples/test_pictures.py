@@ -42,7 +42,7 @@ def test_every_token_is_on_the_color_of_its_author():
 
 
 @pytest.mark.slow
-def test_pictures(causal_lm, tmp_path, monkeypatch):
+def test_pictures(causal_lm, tmp_path, monkeypatch, one_draft_length):
     smollm2.mend_backbone_config()
     smollm2.mend_tokenizer(causal_lm)
     monkeypatch.setattr(smollm2, "load_teacher", lambda: causal_lm)

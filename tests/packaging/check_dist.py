@@ -10,7 +10,7 @@ import zipfile
 
 ROOT = pathlib.Path(__file__).parents[2]
 # As in pyproject.toml. These are about the repository, not about the project.
-NOT_IN_SDIST = (".ci/", ".github/", ".pre-commit-config.yaml")
+NOT_IN_SDIST = (".ci/", ".pre-commit-config.yaml")
 _RELATIVE_LINK = re.compile(r"\]\((?!https?://|#)[^)\s]+\)")
 
 
