@@ -236,17 +236,27 @@ def test_one_string_and_a_length_of_its_own(texts):
     assert len(prompt) < len(written) < len(expected)
 
 
-def _same(models, **kwargs):
-    """A distiller of two equal models, in which no draft is rejected."""
-    teacher, _, _ = models
-    student = writing.random_causal_lm(
-        "llama", seed=3, num_layers=1, vocabulary_size=SIZE
+def _same(**kwargs):
+    """A teacher of two layers, of which the second does nothing, and the first.
+
+    No draft of such a student is rejected, and it pays to draft many.
+    """
+    teacher, student = (
+        writing.random_causal_lm(
+            "llama", seed=3, num_layers=num_layers, vocabulary_size=SIZE
+        )
+        for num_layers in (2, 1)
     )
+    for layer in student.backbone.layers:
+        copied = teacher.backbone.get_layer(layer.name)
+        layer.set_weights(copied.get_weights())
+    for weight in teacher.backbone.get_layer("transformer_layer_1").weights:
+        weight.assign(np.zeros(weight.shape))
     return keras_skd.Distiller(teacher, student, seed=1, **kwargs)
 
 
-def test_a_student_that_knows_the_teacher_is_never_rejected(models):
-    distiller = _same(models)
+def test_a_student_that_knows_the_teacher_is_never_rejected():
+    distiller = _same()
     batch = writing.prompts([3] * 16, 3 + 36, vocabulary_size=SIZE)
     rates = []
     for _ in range(4):
@@ -258,6 +268,16 @@ def test_a_student_that_knows_the_teacher_is_never_rejected(models):
     assert rates == sorted(rates)
     assert rates[0] < 12.0
     assert rates[-1] == 12.0
+
+
+@pytest.mark.parametrize("sampler", ["random", "greedy"])
+def test_prompts_of_one_token(sampler):
+    """The student reads two tokens at a time, where there are two."""
+    batch = writing.prompts([1, 1, 2, 5], 24, vocabulary_size=SIZE)
+    _, statistics = _same().generate(
+        batch, sampler=sampler, return_statistics=True
+    )
+    assert statistics["acceptance_rate"] == 1.0
 
 
 def test_no_row_waits_for_another(models):

@@ -38,22 +38,25 @@ class DraftLength:
         """The acceptance rate at the start of a batch, a scalar."""
         return ops.copy(self.estimate)
 
-    def choose(self, acceptance_rate, student_cost: float):
+    def choose(self, acceptance_rate, student_cost: float, bonus: int = 0):
         """The number of drafts in the next round, an int32 scalar.
 
         Args:
             acceptance_rate: float scalar.
             student_cost: float. The cost of a student step, in teacher steps.
+            bonus: int. The number of tokens that the teacher adds where all
+                drafts are accepted. Defaults to 0.
         """
         choices = ops.array(self.choices, dtype="int32")
         if len(self.choices) == 1:
             return choices[0]
         n = ops.cast(choices, "float32")
-        cost = n * student_cost + 1.0 + (n - 1.0) * _COST_PER_TOKEN
+        width = n + bonus
+        cost = n * student_cost + 1.0 + (width - 1.0) * _COST_PER_TOKEN
         # The i-th draft is tested if all before it were accepted; each test
         # writes a token.
         rate = ops.clip(acceptance_rate, 0.0, 0.999)
-        written = (1.0 - rate**n) / (1.0 - rate)
+        written = (1.0 - rate**width) / (1.0 - rate)
         return choices[ops.argmin(cost / written)]
 
     def update(self, acceptance_rate, accepted, tested):

@@ -4,6 +4,8 @@ from keras import ops
 
 from keras_skd._log_space import LOG_ZERO
 from keras_skd.acceptance import DistributionRule
+from keras_skd.acceptance import Lossless
+from keras_skd.decoding._sampling import is_greedy
 from keras_skd.decoding._sampling import log_probabilities
 from keras_skd.decoding._sampling import sample
 from keras_skd.decoding._sampling import sample_log_probabilities
@@ -27,7 +29,14 @@ class DraftVerifier:
         self.student_sampler = student_sampler
         self.teacher_sampler = teacher_sampler
         self.training_step = training_step
-        self.compares_distributions = isinstance(rule, DistributionRule)
+        # The only draft that leaves a greedy teacher's text as it is. This
+        # takes no distributions, which are large.
+        self.accepts_likeliest = isinstance(rule, Lossless) and is_greedy(
+            teacher_sampler
+        )
+        self.compares_distributions = (
+            isinstance(rule, DistributionRule) and not self.accepts_likeliest
+        )
 
     @property
     def variables(self) -> list:
@@ -63,6 +72,8 @@ class DraftVerifier:
 
     def accept(self, token_ids, distributions):
         """Whether each drafted token is accepted."""
+        if self.accepts_likeliest:
+            return token_ids == sample(self.teacher_sampler, *distributions)
         return self.rule.accept(
             token_ids, *distributions, training_step=self.training_step
         )

@@ -95,7 +95,7 @@ def sample_log_probabilities(sampler, log_probs):
     Returns:
         int32 tensor of shape `(batch,)`.
     """
-    if _known_kind(sampler) is keras_hub.samplers.GreedySampler:
+    if is_greedy(sampler):
         return ops.cast(ops.argmax(log_probs, axis=-1), "int32")
     probabilities = ops.exp(log_probs)
     # If no token has a probability, any token will do: it is rejected.
@@ -136,6 +136,11 @@ def _invert(weights, uniform):
     ends = ops.cumsum(weights, axis=-1)
     before = ends <= uniform * ends[:, -1:]
     return ops.sum(ops.cast(before, "int32"), axis=-1)
+
+
+def is_greedy(sampler) -> bool:
+    """Whether a sampler takes the likeliest token."""
+    return _known_kind(sampler) is keras_hub.samplers.GreedySampler
 
 
 def draws_from_known_distribution(sampler) -> bool:

@@ -32,7 +32,8 @@ class State(NamedTuple):
         sequences: `Sequences`.
         student_cache, teacher_cache: caches of all tokens but the last of each
             row, and of rejected drafts: these lie beyond the end of the row,
-            hidden by the causal mask, until they are overwritten.
+            hidden by the causal mask, until they are overwritten. Before a
+            bonus token, the student has not read the last draft either.
         teacher_hidden_states: tensor of shape
             `(batch, sequence_length, hidden_dim)`, from which the teacher
             predicted each next token.
@@ -266,13 +267,17 @@ class SpeculativeDecoder:
         room = sequences.limits - sequences.ends
         room = ops.max(ops.where(sequences.finished, 1, room))
         count = ops.minimum(
-            self.draft_length.choose(state.acceptance_rate, self.student_cost),
+            self.draft_length.choose(
+                state.acceptance_rate, self.student_cost, bonus
+            ),
             ops.clip(room, 0, self.widths[-1] - bonus),
         )
 
-        def body(i, token_ids, cache, drafted_logits):
+        def body(i, token_ids, cache, drafted_logits, width=1):
             written = sequences._replace(token_ids=token_ids)
-            logits, cache = next_logits(self.student, written, cache, ahead=i)
+            logits, cache = next_logits(
+                self.student, written, cache, ahead=i, width=width
+            )
             if verifier.compares_distributions:
                 drafted_logits = ops.slice_update(
                     drafted_logits,
@@ -280,7 +285,6 @@ class SpeculativeDecoder:
                     ops.cast(logits, "float32")[:, None],
                 )
             token = verifier.draft(logits)
-            # With a bonus token, the student also reads the last draft.
             here = columns(token_ids) == (sequences.ends + i)[:, None]
             here = here & (~sequences.finished & (i < count))[:, None]
             token_ids = ops.where(here, token[:, None], token_ids)
@@ -290,15 +294,19 @@ class SpeculativeDecoder:
         if verifier.compares_distributions:
             vocabulary_size = self.student.vocabulary_size
             shape = (self.prompts.batch_size, self.widths[-1], vocabulary_size)
+        drafting = (
+            ops.zeros((), "int32"),
+            sequences.token_ids,
+            state.student_cache,
+            ops.zeros(shape, "float32"),
+        )
+        if bonus:
+            # The last draft, which the student has not read, and the bonus.
+            drafting = body(*drafting, width=2)
         _, token_ids, cache, drafted_logits = while_loop(
-            lambda i, *_: i < count + bonus,
+            lambda i, *_: i < count,
             body,
-            (
-                ops.zeros((), "int32"),
-                sequences.token_ids,
-                state.student_cache,
-                ops.zeros(shape, "float32"),
-            ),
+            drafting,
             constants=self.student.model.variables,
             states=verifier.variables,
         )

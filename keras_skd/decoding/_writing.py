@@ -63,8 +63,8 @@ def write(
     return sequences
 
 
-def next_logits(model, sequences, cache, ahead=0):
-    """Reads the last token of each row.
+def next_logits(model, sequences, cache, ahead=0, width=1):
+    """Reads the last tokens of each row.
 
     Args:
         model: a `CachedCausalLM`.
@@ -72,17 +72,24 @@ def next_logits(model, sequences, cache, ahead=0):
         cache: the model's cache of all tokens before.
         ahead: int scalar. The number of drafts after the row's end that count
             as part of it. Defaults to 0.
+        width: int. The number of tokens to read. Defaults to 1.
 
     Returns:
         `(logits, cache)`, the logits of the next token, of shape
         `(batch, vocabulary_size)`.
     """
     # A finished row reads nothing new: any position in the cache will do.
-    position = sequences.ends - 1 + ahead
-    position = ops.clip(position, 0, model.cache_length(cache) - 1)
-    tokens = ops.take_along_axis(sequences.token_ids, position[:, None], axis=1)
-    logits, _, cache = model.extend_rows(tokens, cache, position)
-    return logits[:, 0], cache
+    last = sequences.ends - 1 + ahead
+    last = ops.clip(last, 0, model.cache_length(cache) - 1)
+    # A row of a single token reads the one after it too, which is overwritten.
+    first = ops.maximum(last - (width - 1), 0)
+    window = first[:, None] + ops.arange(width, dtype="int32")
+    tokens = ops.take_along_axis(sequences.token_ids, window, axis=1)
+    logits, _, cache = model.extend_rows(tokens, cache, first)
+    if width == 1:
+        return logits[:, 0], cache
+    at_last = (last - first)[:, None, None]
+    return ops.take_along_axis(logits, at_last, axis=1)[:, 0], cache
 
 
 def cache_stages(sequence_length):

@@ -68,6 +68,19 @@ def test_lossless_is_the_teacher_where_the_student_ties(sampler, likeliest):
     frequencies.check(np.bincount(written, minlength=4), np.exp(teacher[0]))
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_lossless_is_the_first_of_the_likeliest_of_a_greedy_teacher(sampler):
+    verifier = DraftVerifier(
+        acceptance.Lossless(), SAMPLERS[sampler](), SAMPLERS["greedy"]()
+    )
+    teacher = _rows([0.0, 2.0, 2.0, 2.0])
+    draft, written, logits = _write(verifier, _rows([0.0] * 4), teacher)
+    assert sampler == "greedy" or len(set(draft)) > 1
+    assert set(written) == {1}
+    # No distributions, which take memory for each draft.
+    np.testing.assert_array_equal(logits, teacher)
+
+
 def test_what_both_cannot_draw_is_never_accepted():
     impossible = _rows([-1e30] * 3 + [0.0])
     rule = acceptance.Lossless(seed=1)
