@@ -21,7 +21,7 @@ from experiments.tasks import TASKS
 # The teacher is the same for every student.
 SEED = 1000
 STEPS = {
-    "full": dict(num_steps=4000, batch_size=128, learning_rate=2e-3),
+    "full": dict(num_steps=2500, batch_size=128, learning_rate=2e-3),
     "small": dict(num_steps=600, batch_size=128, learning_rate=3e-3),
 }
 
