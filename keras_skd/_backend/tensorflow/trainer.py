@@ -11,6 +11,13 @@ class RolloutTrainer(StatefulTrainer):
     # Measured on two cores, for the message about the first step.
     compile_seconds_per_layer = 2.8
 
+    def make_train_function(self, force=False):
+        # TensorFlow traces and compiles a function twice if it makes variables.
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        super().make_train_function(force)
+
     def skip(self, iterator):
         take(iterator, self.steps_per_execution)
         return super().skip(iterator)
