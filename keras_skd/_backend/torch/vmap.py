@@ -49,7 +49,7 @@ def _plain_autograd_functions():
     def forward(cls, *args, **kwargs):
         has_rule = cls.setup_context is not Function.setup_context
         if has_rule or torch.is_grad_enabled():
-            return apply.__func__(cls, *args, **kwargs)
+            return apply.__get__(None, cls)(*args, **kwargs)
         return cls.forward(FunctionCtx(), *args, **kwargs)
 
     Function.apply = classmethod(forward)
