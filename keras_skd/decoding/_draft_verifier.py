@@ -29,8 +29,8 @@ class DraftVerifier:
         self.student_sampler = student_sampler
         self.teacher_sampler = teacher_sampler
         self.training_step = training_step
-        # The only draft that leaves a greedy teacher's text as it is. This
-        # takes no distributions, which are large.
+        # Of a greedy teacher, lossless decoding accepts the likeliest token
+        # alone. That takes no distributions, which are large.
         self.accepts_likeliest = isinstance(rule, Lossless) and is_greedy(
             teacher_sampler
         )

@@ -32,8 +32,9 @@ class State(NamedTuple):
         sequences: `Sequences`.
         student_cache, teacher_cache: caches of all tokens but the last of each
             row, and of rejected drafts: these lie beyond the end of the row,
-            hidden by the causal mask, until they are overwritten. Before a
-            bonus token, the student has not read the last draft either.
+            hidden by the causal mask, until they are overwritten. Where
+            the teacher adds a bonus token after the drafts, the student has
+            not read the last draft either.
         teacher_hidden_states: tensor of shape
             `(batch, sequence_length, hidden_dim)`, from which the teacher
             predicted each next token.

@@ -69,7 +69,7 @@ def next_logits(model, sequences, cache, ahead=0, width=1):
     Args:
         model: a `CachedCausalLM`.
         sequences: `Sequences`.
-        cache: the model's cache of all tokens before.
+        cache: the model's cache of all tokens before those that it reads.
         ahead: int scalar. The number of drafts after the row's end that count
             as part of it. Defaults to 0.
         width: int. The number of tokens to read. Defaults to 1.
