@@ -79,10 +79,11 @@ def next_logits(model, sequences, cache, ahead=0, width=1):
         `(batch, vocabulary_size)`.
     """
     # A finished row reads nothing new: any position in the cache will do.
-    last = sequences.ends - 1 + ahead
-    last = ops.clip(last, 0, model.cache_length(cache) - 1)
+    end = model.cache_length(cache) - 1
+    last = ops.clip(sequences.ends - 1 + ahead, 0, end)
     # A row of a single token reads the one after it too, which is overwritten.
-    first = ops.maximum(last - (width - 1), 0)
+    # `ops.maximum(last, 0)` is a float on JAX where Keras' floatx is bfloat16.
+    first = ops.clip(last - (width - 1), 0, end)
     window = first[:, None] + ops.arange(width, dtype="int32")
     tokens = ops.take_along_axis(sequences.token_ids, window, axis=1)
     logits, _, cache = model.extend_rows(tokens, cache, first)
