@@ -6,6 +6,7 @@
 # make test-wheel  install the wheel as a user would, once per backend, and train
 # make test-lowest  a part of the suite on the lowest versions of pyproject.toml
 # make test-newest  the same on the newest that pip finds
+# make test-distributed  all tests on several devices, the long ones too
 # make test-kill  kill a training 20 times per backend: takes half an hour
 # make lint    ruff and mypy, as CI runs them
 # make format  fix and format the code with ruff
@@ -76,8 +77,8 @@ PINS := keras==3.15.1 keras-hub==0.32.0 transformers==5.23.* gguf==0.19.* \
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo pictures notebooks test $(BACKENDS:%=test-%) test-wheel \
-	$(BACKENDS:%=test-wheel-%) test-lowest test-newest test-kill lint format \
-	docs dist api bench experiment-small clean
+	$(BACKENDS:%=test-wheel-%) test-lowest test-newest test-distributed test-kill lint \
+	format docs dist api bench experiment-small clean
 
 demo: $(VENV)/demo-$(KERAS_BACKEND).stamp
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/distill_smollm2.py $(DEMO_ARGS)
@@ -132,6 +133,12 @@ test-newest: | $(NEWEST)/pip.stamp
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade \
 		--upgrade-strategy eager $(BOUND_PACKAGES)
 	$(call test_bounds,$(NEWEST))
+
+test-distributed: $(VENV)/test.stamp
+	status=0; for backend in $(BACKENDS); do \
+		KERAS_BACKEND=$$backend $(BIN)/python -m pytest tests/distributed \
+			-m "long or not long" $(PYTEST_ARGS) || status=1; \
+	done; exit $$status
 
 test-kill: $(VENV)/test.stamp
 	status=0; for backend in $(BACKENDS); do \
