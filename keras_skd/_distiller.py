@@ -17,6 +17,7 @@ from keras_skd._generation import statistics
 from keras_skd._metrics import AdditionalMetrics
 from keras_skd._metrics import rollout_metrics
 from keras_skd._metrics import update_rollout_metrics
+from keras_skd._objective import MicroBatches
 from keras_skd._objective import Objective
 from keras_skd._objective import next_tokens
 from keras_skd._preprocessing import Packer
@@ -226,6 +227,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self._objective = Objective(
             None, None, self._teacher_lm, self._student_lm
         )
+        self._micro_batches = None
 
     @property
     def preprocessor(self):
@@ -242,6 +244,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         weighted_metrics: list | None = None,
         rollout_metrics: list[str] | None = None,
         hidden_state_loss: losses.HiddenStateL1 | None = None,
+        micro_batch_size: int | None = None,
         loss_chunk_size: int | None = None,
         run_eagerly: bool = False,
         steps_per_execution: int = 1,
@@ -290,6 +293,14 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
                 Defaults to `None`.
             hidden_state_loss: a `keras_skd.losses.HiddenStateL1` to add to the
                 loss. Defaults to `None`.
+            micro_batch_size: int. How many rows the student learns from at
+                once. The gradients of a batch are added up, and make one
+                update: it is the same as without, but for dropout, and takes
+                the memory of a small batch. Rows that are written together
+                take less time each: let batches have several times as many as
+                fit into memory for training. (`DistiLLM2`, which compares the
+                rows of a batch, compares those of a micro-batch.) Defaults to
+                `None`, all rows.
             loss_chunk_size: int. How many positions are projected to the
                 vocabulary at once: fewer need less memory. Defaults to `None`:
                 256, or fewer if that is more than 8 million logits.
@@ -325,6 +336,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             additional_metrics.with_kl,
         )
         additional_metrics.name_parts(objective.part_names)
+        _check_micro_batch_size(micro_batch_size, student)
         check_integer("steps_per_execution", steps_per_execution, minimum=1)
         metrics = [*(metrics or []), *(weighted_metrics or [])]
         super().compile(
@@ -335,8 +347,25 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
+        if metrics:
+            # Keras makes their variables in the first step, which on TensorFlow
+            # is then traced twice.
+            self._compile_metrics.build(
+                keras.KerasTensor((None, None), "int32"),
+                keras.KerasTensor((None, None, self.vocabulary_size)),
+            )
         objective.check_accumulation(self.optimizer)
         self._objective = objective
+        self._micro_batches = None
+        if micro_batch_size is not None:
+            self._micro_batches = MicroBatches(
+                self._loss_of_micro_batch,
+                micro_batch_size,
+                [
+                    *(v for model in self._models() for v in model.variables),
+                    self.training_step,
+                ],
+            )
         self._additional_metrics = additional_metrics
         self._auto_scale_loss = auto_scale_loss
         self._compile_for_decoding()
@@ -366,6 +395,11 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         return self._generate(batch, "random", self.stop_token_ids)
 
     def call(self, inputs, training=None):
+        if training and self._micro_batches is not None:
+            return {}  # `compute_loss` reads the rows.
+        return self._read_student(inputs, training)
+
+    def _read_student(self, inputs, training):
         outputs = self._objective.read_student(
             inputs["token_ids"], inputs["padding_mask"], training=training
         )
@@ -378,8 +412,17 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        step = ops.convert_to_tensor(self.training_step)
-        loss, measured = self._objective(y_pred, x, step, training)
+        if training and self._micro_batches is not None:
+            metrics = self._compile_metrics
+            metric_variables = [] if metrics is None else metrics.variables
+            loss, measured = self._micro_batches(
+                {**x, "loss_weights": self._objective.weights(x)},
+                self._objective.nothing_measured(),
+                [*_seeds(self.student), *metric_variables],
+            )
+        else:
+            step = ops.convert_to_tensor(self.training_step)
+            loss, measured = self._objective(y_pred, x, step, training)
         if "mean_kl" in measured:
             self._mean_kl.update_state(
                 measured["mean_kl"], ops.shape(x["token_ids"])[0]
@@ -397,14 +440,27 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         logs["loss"] = logs.pop("mean_loss")
         return logs
 
+    def _loss_of_micro_batch(self, x, share):
+        outputs = self._read_student(x, training=True)
+        self._update_token_metrics(x, outputs)
+        step = ops.convert_to_tensor(self.training_step)
+        return self._objective(outputs, x, step, share=share)
+
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        if self._compile_metrics is not None:
-            targets = next_tokens(x)
-            y, y_pred = targets["token_ids"], y_pred["logits"]
-            # Keras shows this method a batch of data once, to build with.
-            mask = targets.get("response_mask", targets["padding_mask"])
-            sample_weight = ops.cast(mask, "float32")
-        return super().compute_metrics(x, y, y_pred, sample_weight)
+        if y_pred:
+            self._update_token_metrics(x, y_pred)
+        return self.get_metrics_result()
+
+    def _update_token_metrics(self, x, outputs):
+        """Updates the metrics of the next token, those of Keras' `compile`."""
+        if self._compile_metrics is None:
+            return
+        targets = next_tokens(x)
+        # Keras shows this method a batch of data once, to build with.
+        mask = targets.get("response_mask", targets["padding_mask"])
+        self._compile_metrics.update_state(
+            targets["token_ids"], outputs["logits"], ops.cast(mask, "float32")
+        )
 
     # The train steps in `_backend/` call the following methods.
 
@@ -916,6 +972,24 @@ def _freeze_encoders(backbone):
         # Weight decay would change it all the same.
         if getattr(backbone, name, None) is not None:
             getattr(backbone, name).trainable = False
+
+
+def _seeds(model):
+    """The state of the model's random seeds, for dropout."""
+    weights = {id(v) for v in model.weights}
+    return [v for v in model.variables if id(v) not in weights]
+
+
+def _check_micro_batch_size(size, student):
+    if size is None:
+        return
+    check_integer("micro_batch_size", size, minimum=1)
+    if student.compute_dtype == "float16":
+        raise ValueError(
+            "`micro_batch_size` needs a student whose gradients do not "
+            "underflow: use the dtype policy 'mixed_bfloat16'. Received: "
+            f"micro_batch_size={size}, and a student in float16"
+        )
 
 
 def _check_turns(assistant_turns, rollout):

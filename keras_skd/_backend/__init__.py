@@ -98,7 +98,8 @@ def value_and_gradients(
     function: Callable[..., Tensor],
     arguments: Sequence[Tensor],
     totals: Sequence[Tensor] = (),
-) -> tuple[Tensor, list[Tensor]]:
+    has_aux: bool = False,
+) -> tuple[Any, list[Tensor]]:
     """A scalar function's value and its gradient in each argument.
 
     Args:
@@ -107,11 +108,18 @@ def value_and_gradients(
         totals: list of tensors, to which the gradients in the last arguments
             are added. They are donated: PyTorch adds in place, since a large
             tensor takes longer to allocate than to add to.
+        has_aux: bool. Whether the function returns a pair, of the scalar and a
+            nested structure of tensors without gradients.
 
     Returns:
-        `(value, gradients)`, the second a list of tensors: the last are the
-        new totals.
+        `(value, gradients)`, what the function returns, and a list of tensors:
+        the last are the new totals.
     """
+    if not has_aux:
+        (value, _), gradients = value_and_gradients(
+            lambda *args: (function(*args), ()), arguments, totals, has_aux=True
+        )
+        return value, gradients
     return backend.value_and_gradients(function, list(arguments), list(totals))
 
 

@@ -1,2 +1,3 @@
+from keras_skd._objective.micro_batches import MicroBatches
 from keras_skd._objective.objective import Objective
 from keras_skd._objective.targets import next_tokens

@@ -45,7 +45,9 @@ class ChunkedLoss:
         student_hidden_states: tensor of shape `(batch, length, hidden_dim)`.
         teacher_hidden_states: the teacher's, or `None` if the loss does not
             need them.
-        rollout: dict of tensors of shape `(batch, length)`.
+        rollout: dict of tensors of shape `(batch, length)`. In a part of a
+            larger batch, `"loss_weights"` are the factors with which the tokens
+            enter the loss of that batch.
         training_step: int tensor, the number of batches trained on.
         training: bool. Whether there will be a backward pass.
 
@@ -163,6 +165,9 @@ class ChunkedLoss:
         """
         targets = next_tokens(rollout)
         mask = targets["response_mask"]
+        weights = rollout.get("loss_weights")
+        if weights is None:
+            weights = self.loss.position_weights(mask)
         positions = FlatPositions(mask, self._chunk_size(mask))
         states = positions.flatten(student)
         constants = positions.flatten(
@@ -170,7 +175,7 @@ class ChunkedLoss:
                 "teacher": teacher,
                 "token_ids": targets["token_ids"],
                 "sources": targets["sources"],
-                "weights": self.loss.position_weights(mask),
+                "weights": weights,
             }
         )
         log_probs = {}

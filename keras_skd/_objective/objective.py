@@ -12,6 +12,7 @@ from keras_skd._objective.targets import next_tokens
 from keras_skd.decoding._prompts import has_teacher_prompts
 from keras_skd.decoding._prompts import teacher_sequences
 from keras_skd.decoding._prompts import to_student_positions
+from keras_skd.losses._distillation_loss import AUTHORS
 
 
 class Objective:
@@ -32,6 +33,9 @@ class Objective:
         rollout: dict of tensors of shape `(batch, sequence_length)`.
         training_step: int tensor, the number of batches trained on.
         training: bool. Whether there will be a backward pass.
+        share: float scalar. Of a rollout that is a part of a larger one, and
+            has its `"loss_weights"` (see `weights`), the share of its rows.
+            Defaults to 1.
 
     Returns:
         `(loss, measured)`, a scalar and a dict of what is measured beside it:
@@ -118,7 +122,9 @@ class Objective:
             outputs["layers"] = layers
         return outputs
 
-    def __call__(self, outputs, rollout, training_step=0, training=True):
+    def __call__(
+        self, outputs, rollout, training_step=0, training=True, share=1.0
+    ):
         mean_kl = None if training else self._mean_kl
         teacher_hidden_states, *layers = self._teacher_states(
             rollout,
@@ -134,9 +140,8 @@ class Objective:
         additional = []
         if self.hidden_state_loss is not None:
             mask = next_tokens(rollout)["response_mask"]
-            additional = [
-                self.hidden_state_loss(layers, outputs["layers"], mask)
-            ]
+            value = self.hidden_state_loss(layers, outputs["layers"], mask)
+            additional = [value * share]
         if self._with_parts or self._with_kl:
             measured |= self._chunked_loss.measure(
                 *states,
@@ -150,6 +155,22 @@ class Objective:
                 [measured["parts"], ops.stack(additional)]
             )
         return sum(additional, start=loss), measured
+
+    def weights(self, rollout):
+        """The factor with which each token of a rollout enters the loss."""
+        return self.loss.position_weights(next_tokens(rollout)["response_mask"])
+
+    def nothing_measured(self):
+        """What is measured of no token at all, in training."""
+        if not (self._with_parts or self._with_kl):
+            return {}
+        parts = len(self.part_names) * self._with_parts
+        authors = len(AUTHORS) * self._with_kl
+        return {
+            "parts": ops.zeros((parts,), "float32"),
+            "kl": ops.zeros((authors,), "float32"),
+            "kl_tokens": ops.zeros((authors,), "float32"),
+        }
 
     def batch_weight(self, rollout):
         """The weight of a rollout's loss in the mean over several rollouts."""

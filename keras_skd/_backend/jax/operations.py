@@ -10,9 +10,9 @@ def replay(function, variables, donate_argnum=None):
 
 
 def value_and_gradients(function, arguments, totals):
-    value, gradients = jax.value_and_grad(lambda args: function(*args))(
-        arguments
-    )
+    value, gradients = jax.value_and_grad(
+        lambda args: function(*args), has_aux=True
+    )(arguments)
     first = len(gradients) - len(totals)
     sums = [t + g.astype(t.dtype) for t, g in zip(totals, gradients[first:])]
     return value, [*gradients[:first], *sums]

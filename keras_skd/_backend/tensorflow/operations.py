@@ -24,15 +24,17 @@ def replay(function, variables, donate_argnum=None):
 def value_and_gradients(function, arguments, totals):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(arguments)
-        value = function(*arguments)
+        value, aux = function(*arguments)
     gradients = tape.gradient(
         value,
         arguments,
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
+    # The gradient of an embedding is sparse.
+    gradients = [tf.convert_to_tensor(g) for g in gradients]
     first = len(gradients) - len(totals)
     sums = [t + tf.cast(g, t.dtype) for t, g in zip(totals, gradients[first:])]
-    return value, [*gradients[:first], *sums]
+    return (value, aux), [*gradients[:first], *sums]
 
 
 def scale_in_place(x, factor):

@@ -1,4 +1,5 @@
 import torch
+from keras import tree
 
 from keras_skd._backend.torch.products import AccumulatingMatmul
 from keras_skd._backend.torch.vmap import Substitution
@@ -9,7 +10,7 @@ def value_and_gradients(function, arguments, totals):
     first = len(arguments) - len(totals)
     matmul = AccumulatingMatmul(list(zip(arguments[first:], totals)))
     with torch.enable_grad(), Substitution({torch.matmul: matmul}):
-        value = function(*arguments)
+        value, aux = function(*arguments)
         gradients = torch.autograd.grad(value, arguments, allow_unused=True)
     for total, gradient in zip(totals, gradients[first:]):
         if gradient is not None:
@@ -18,7 +19,8 @@ def value_and_gradients(function, arguments, totals):
         torch.zeros_like(x) if gradient is None else gradient
         for x, gradient in zip(arguments[:first], gradients)
     ]
-    return value.detach(), [*gradients, *totals]
+    value = tree.map_structure(lambda x: x.detach(), (value, aux))
+    return value, [*gradients, *totals]
 
 
 def scale_in_place(x, factor):

@@ -1,0 +1,149 @@
+"""The loss of a batch, of which the student reads a few rows at a time."""
+
+import keras
+from keras import ops
+from keras import tree
+
+from keras_skd._backend import scale_in_place
+from keras_skd._backend import value_and_gradients
+from keras_skd.decoding._control_flow import while_loop
+
+
+class MicroBatches:
+    """The sum of a loss over micro-batches, with its gradients.
+
+    The activations of a micro-batch are freed before the next: a large batch
+    takes as much memory for them as a small one.
+
+    Args:
+        loss: callable from a micro-batch and its share of the rows of the batch
+            to `(loss, measured)`, a scalar and a dict of tensors. Their sums
+            over the micro-batches are the loss of the batch, and what is
+            measured of it. The mean of what
+            layers add to the loss is added to it.
+        size: int. The number of rows in a micro-batch.
+        variables: list of `keras.Variable`s that `loss` reads. The loss has
+            gradients in those that are trainable.
+
+    Call arguments:
+        batch: dict of tensors with equal first dimension: a rollout, and its
+            `"loss_weights"`.
+        measured: dict of tensors, what `loss` measures of no row at all.
+        states: list of `keras.Variable`s that `loss` may assign.
+
+    Returns:
+        As `loss`, for all rows.
+    """
+
+    def __init__(self, loss, size, variables):
+        self.loss = loss
+        self.size = size
+        self.trainable = [v for v in variables if v.trainable]
+        self.variables = variables
+
+    def __call__(self, batch, measured, states):
+        rows, count, micro_batch = self._split(batch)
+        share = self.size / ops.cast(rows, "float32")
+        # TensorFlow must be told of variables that are read in a custom
+        # gradient. `[...]` reads a variable as a tensor.
+        values = [ops.stop_gradient(v[...]) for v in self.variables]
+        weights = [ops.stop_gradient(v[...]) for v in self.trainable]
+
+        def body(i, loss, gradients, measured):
+            current = [v[...] for v in states]
+
+            def function(*weights):
+                scope = keras.StatelessScope(
+                    [
+                        *zip(self.variables, values),
+                        *zip(states, current),
+                        *zip(self.trainable, weights),
+                    ],
+                    collect_losses=True,
+                )
+                with scope:
+                    loss, measured = self.loss(micro_batch(i), share)
+                for additional in scope.losses:
+                    additional = ops.sum(ops.cast(additional, "float32"))
+                    loss = loss + additional / ops.cast(count, "float32")
+                changed = [scope.get_current_value(v) for v in states]
+                return loss, (measured, changed)
+
+            (value, (new, changed)), gradients = value_and_gradients(
+                function, weights, gradients, has_aux=True
+            )
+            for variable, state in zip(states, changed):
+                variable.assign(state)
+            measured = {name: measured[name] + new[name] for name in measured}
+            return i + 1, loss + value, gradients, measured
+
+        _, loss, gradients, measured = while_loop(
+            lambda i, *_: i < count,
+            body,
+            (
+                ops.zeros((), "int32"),
+                ops.zeros((), "float32"),
+                [ops.zeros_like(w, "float32") for w in weights],
+                measured,
+            ),
+            states=states,
+        )
+        loss = _with_gradients(
+            ops.stop_gradient(loss),
+            [v.value for v in self.trainable],
+            [ops.stop_gradient(g) for g in gradients],
+        )
+        return loss, tree.map_structure(ops.stop_gradient, measured)
+
+    def _split(self, batch):
+        """The number of micro-batches, and a function from an index to one.
+
+        A micro-batch has rows from all over the batch: devices that hold a part
+        of the batch each also hold a part of each micro-batch.
+        """
+        rows = batch["token_ids"].shape[0]
+        even = rows is not None and rows % self.size == 0
+        if rows is None:
+            rows = ops.shape(batch["token_ids"])[0]
+        count = -(-rows // self.size)
+        if not even:
+            # The last row is repeated, without a response, so that it adds
+            # nothing to the loss.
+            index = ops.arange(count * self.size, dtype="int32")
+            batch = {
+                key: ops.take(x, ops.minimum(index, rows - 1), axis=0)
+                for key, x in batch.items()
+            }
+            for key in ("response_mask", "sources", "loss_weights"):
+                batch[key] = ops.where(
+                    (index < rows)[:, None],
+                    batch[key],
+                    ops.zeros_like(batch[key]),
+                )
+        batch = {
+            key: ops.reshape(x, (self.size, count, *x.shape[1:]))
+            for key, x in batch.items()
+        }
+        return (
+            rows,
+            count,
+            lambda i: {key: ops.take(x, i, axis=1) for key, x in batch.items()},
+        )
+
+
+def _with_gradients(value, weights, gradients):
+    """`value`, as a function of the weights that has these gradients."""
+
+    @ops.custom_gradient
+    def function(*weights):
+        def gradient(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            upstream = ops.cast(upstream, "float32")
+            return tuple(
+                ops.cast(scale_in_place(g, upstream), w.dtype)
+                for g, w in zip(gradients, weights)
+            )
+
+        return value, gradient
+
+    return function(*weights)
