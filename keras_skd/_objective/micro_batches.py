@@ -1,5 +1,7 @@
 """The loss of a batch, of which the student reads a few rows at a time."""
 
+import functools
+
 import keras
 from keras import ops
 from keras import tree
@@ -51,8 +53,9 @@ class MicroBatches:
 
         def body(i, loss, gradients, measured):
             current = [v[...] for v in states]
+            part, end = micro_batch(i)
 
-            def function(*weights):
+            def function(*weights, width):
                 scope = keras.StatelessScope(
                     [
                         *zip(self.variables, values),
@@ -62,15 +65,26 @@ class MicroBatches:
                     collect_losses=True,
                 )
                 with scope:
-                    loss, measured = self.loss(micro_batch(i), share)
+                    loss, measured = self.loss(_narrow(part, width), share)
                 for additional in scope.losses:
                     additional = ops.sum(ops.cast(additional, "float32"))
                     loss = loss + additional / ops.cast(count, "float32")
                 changed = [scope.get_current_value(v) for v in states]
                 return loss, (measured, changed)
 
-            (value, (new, changed)), gradients = value_and_gradients(
-                function, weights, gradients, has_aux=True
+            widths = _widths(part["token_ids"].shape[1])
+            index = sum(ops.cast(end > w, "int32") for w in widths[:-1])
+            (value, (new, changed)), gradients = _switch(
+                index,
+                [
+                    lambda width=width: value_and_gradients(
+                        functools.partial(function, width=width),
+                        weights,
+                        gradients,
+                        has_aux=True,
+                    )
+                    for width in widths
+                ],
             )
             for variable, state in zip(states, changed):
                 variable.assign(state)
@@ -96,17 +110,22 @@ class MicroBatches:
         return loss, tree.map_structure(ops.stop_gradient, measured)
 
     def _split(self, batch):
-        """The number of micro-batches, and a function from an index to one.
+        """Splits a batch into micro-batches, from long rows to short ones.
 
-        A micro-batch has rows from all over the batch: devices that hold a part
-        of the batch each also hold a part of each micro-batch.
+        Each takes a row from every so many consecutive rows, the longest of
+        them first: devices that hold a part of the batch each also hold a part
+        of each micro-batch.
+
+        Returns:
+            The number of rows, that of micro-batches, and a function from the
+            index of a micro-batch to it and to the end of its longest row.
         """
         rows = batch["token_ids"].shape[0]
-        even = rows is not None and rows % self.size == 0
+        is_even = rows is not None and rows % self.size == 0
         if rows is None:
             rows = ops.shape(batch["token_ids"])[0]
         count = -(-rows // self.size)
-        if not even:
+        if not is_even:
             # The last row is repeated, without a response, so that it adds
             # nothing to the loss.
             index = ops.arange(count * self.size, dtype="int32")
@@ -124,11 +143,44 @@ class MicroBatches:
             key: ops.reshape(x, (self.size, count, *x.shape[1:]))
             for key, x in batch.items()
         }
-        return (
-            rows,
-            count,
-            lambda i: {key: ops.take(x, i, axis=1) for key, x in batch.items()},
-        )
+        ends = ops.sum(ops.cast(batch["padding_mask"], "int32"), axis=2)
+        order = ops.argsort(-ends, axis=1)
+
+        def micro_batch(i):
+            chosen = ops.take(order, i, axis=1)
+
+            def choose(x):
+                index = ops.reshape(chosen, (-1, *[1] * (len(x.shape) - 1)))
+                return ops.take_along_axis(x, index, axis=1)[:, 0]
+
+            return (
+                {key: choose(x) for key, x in batch.items()},
+                ops.max(choose(ends)),
+            )
+
+        return rows, count, micro_batch
+
+
+# Of other lengths than the student's sequences.
+_NOT_NARROWED = ("teacher_token_ids", "teacher_padding_mask")
+
+
+def _narrow(batch, width):
+    """The first columns of a batch whose other columns are padding."""
+    return {
+        key: x if key in _NOT_NARROWED or len(x.shape) < 2 else x[:, :width]
+        for key, x in batch.items()
+    }
+
+
+def _widths(sequence_length):
+    """The widths in which a micro-batch is read, each of which is compiled."""
+    narrow = -(-sequence_length // 96) * 32  # About a third.
+    return sorted({min(narrow, sequence_length), sequence_length})
+
+
+def _switch(index, branches):
+    return ops.switch(index, branches) if len(branches) > 1 else branches[0]()
 
 
 def _with_gradients(value, weights, gradients):

@@ -7,6 +7,7 @@ import pytest
 
 import keras_skd
 from keras_skd import losses
+from keras_skd._objective import Objective
 from tests.support.writing import prompts
 from tests.support.writing import random_causal_lm
 
@@ -14,7 +15,14 @@ ROWS = 5
 BATCH = prompts([1, 4, 2, 3, 1], 8)
 
 
-def train(micro_batch_size, models=None, batch=BATCH, rows=ROWS, **kwargs):
+def train(
+    micro_batch_size,
+    models=None,
+    batch=BATCH,
+    rows=ROWS,
+    rollout=None,
+    **kwargs,
+):
     """The history and the student's weights after two epochs."""
     teacher, student = models or (
         random_causal_lm("llama", 0, num_layers=1),
@@ -23,7 +31,8 @@ def train(micro_batch_size, models=None, batch=BATCH, rows=ROWS, **kwargs):
     distiller = keras_skd.Distiller(
         teacher,
         student,
-        keras_skd.rollouts.Speculative(
+        rollout
+        or keras_skd.rollouts.Speculative(
             student_sampler="greedy",
             teacher_sampler="greedy",
             num_speculative_tokens=2,
@@ -62,6 +71,32 @@ def test_is_the_same_as_all_rows_at_once():
 
     # 5 rows, 2 at a time: the last micro-batch has one.
     assert_equal(train(2, **arguments()), train(None, **arguments()))
+
+
+def test_short_rows_are_read_without_most_of_the_padding(monkeypatch):
+    ends = np.array([60, 10, 12, 33, 32, 20, 8])
+    batch = prompts(ends, 64)
+    batch["response_mask"] = batch["padding_mask"].copy()
+    batch["response_mask"][:, :5] = 0
+    teachers = prompts(ends + 4, 72)
+    batch |= {f"teacher_{key}": teachers[key] for key in teachers}
+    batch["teacher_padding_mask"][:, 9:] = 0
+
+    widths, read = [], Objective.read_student
+
+    def record(self, token_ids, padding_mask, training=False):
+        widths.append(token_ids.shape[1])
+        return read(self, token_ids, padding_mask, training)
+
+    monkeypatch.setattr(Objective, "read_student", record)
+    arguments = {"batch": batch, "rows": 7, "rollout": "supervised"}
+    in_parts = train(2, **arguments)
+    if keras.backend.backend() == "torch":
+        # The longest of each four rows, and so on.
+        assert widths == [64, 64, 32, 32] * 2
+    else:
+        assert set(widths) == {64, 32}  # Both are compiled.
+    assert_equal(in_parts, train(None, **arguments))
 
 
 @pytest.mark.slow
