@@ -86,6 +86,36 @@ class Clock(keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self._start
 
 
+class EpochClock(keras.callbacks.Callback):
+    """Times the last epoch of `fit`, up to its last operation."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        float(logs["loss"])
+        self.seconds = time.perf_counter() - self._start
+
+
+class StopsAtRandom(keras_hub.samplers.RandomSampler):
+    """Samples, but returns the stop token with a probability of one in `mean`.
+
+    So lengths are as uneven as those of answers in chats.
+    """
+
+    def __init__(self, mean, seed=SEED):
+        super().__init__(seed=seed)
+        self.mean = mean
+
+    def get_next_token(self, probabilities):
+        token = super().get_next_token(probabilities)
+        token = ops.where(token == STOP_ID, STOP_ID + 1, token)
+        uniform = keras.random.uniform(
+            ops.shape(token), seed=self.seed_generator
+        )
+        return ops.where(uniform * self.mean < 1, STOP_ID, token)
+
+
 class Bench:
     """The models and the prompts of a shape."""
 
@@ -95,7 +125,7 @@ class Bench:
         self.teacher = make_model(shape.teacher, shape.vocabulary_size)
         self.student = make_model(shape.student, shape.vocabulary_size)
 
-    def distiller(self, rollout, stop_token_ids=None):
+    def distiller(self, rollout, stop_token_ids=None, **kwargs):
         distiller = keras_skd.Distiller(
             self.teacher,
             self.student,
@@ -104,9 +134,8 @@ class Bench:
             seed=SEED,
         )
         # A small rate: the models stay as random as they are.
-        distiller.compile(
-            optimizer=keras.optimizers.Adam(1e-5), loss="forward_kl"
-        )
+        kwargs = {"optimizer": keras.optimizers.Adam(1e-5), **kwargs}
+        distiller.compile(loss="forward_kl", **kwargs)
         return distiller
 
 
@@ -312,6 +341,73 @@ def length(bench):
             )
 
 
+def update(distiller, batch, batch_size):
+    """An update of all rows of a batch, as an epoch of `fit`."""
+    clock = EpochClock()
+
+    def measure():
+        history = distiller.fit(
+            batch, batch_size=batch_size, callbacks=[clock], verbose=0
+        ).history
+        return {
+            "seconds": clock.seconds,
+            "new_tokens": float(history["response_length"][0]),
+        }
+
+    return measure
+
+
+def updates(bench, rollout, batch, stop_token_ids=None):
+    """An update of four batches: written one by one, and all at once."""
+    rows, size = len(batch["token_ids"]), bench.shape.batch_size
+    one_by_one = bench.distiller(
+        rollout,
+        stop_token_ids,
+        optimizer=keras.optimizers.Adam(
+            1e-5, gradient_accumulation_steps=rows // size
+        ),
+    )
+    yield ", batch by batch", update(one_by_one, batch, size)
+    at_once = bench.distiller(rollout, stop_token_ids, micro_batch_size=size)
+    yield "", update(at_once, batch, rows)
+
+
+def wide(bench):
+    """An update of four batches, at several acceptance rates."""
+    shape = dataclasses.replace(
+        bench.shape, batch_size=4 * bench.shape.batch_size
+    )
+    batch = make_batch(shape)
+    rows = len(batch["token_ids"])
+    rollout = Speculative(acceptance=Controlled())
+    for how, measure in updates(bench, rollout, batch):
+        for probability in (0.0, 0.3, 0.9, 1.0):
+
+            def at(probability=probability, measure=measure):
+                rollout.acceptance.probability.assign(probability)
+                return measure()
+
+            yield f"SKD update of {rows}{how}, {probability:.0%} accepted", at
+    for how, measure in updates(bench, OnPolicy(), batch):
+        yield f"on-policy update of {rows}{how}", measure
+
+
+def uneven(bench):
+    """An update of four batches, with answers as uneven as in chats."""
+    shape = dataclasses.replace(
+        bench.shape, batch_size=4 * bench.shape.batch_size, num_new_tokens=256
+    )
+    batch = make_batch(shape)
+    rows, mean = len(batch["token_ids"]), 44
+    sampler = StopsAtRandom(mean)
+    for name, rollout in (
+        ("SKD", Speculative(Controlled(0.9), student_sampler=sampler)),
+        ("on-policy", OnPolicy(sampler)),
+    ):
+        for how, measure in updates(bench, rollout, batch, (STOP_ID,)):
+            yield f"{name} update of {rows}{how}, uneven", measure
+
+
 def floor(bench):
     """The unavoidable parts of a step, each compiled alone, on JAX."""
     if keras.config.backend() == "jax":
@@ -328,6 +424,8 @@ PARTS = {
     "acceptance": acceptance,
     "passes": passes,
     "length": length,
+    "wide": wide,
+    "uneven": uneven,
 }
 
 

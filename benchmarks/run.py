@@ -29,6 +29,8 @@ OURS = [
     "acceptance",
     "passes",
     "length",
+    "wide",
+    "uneven",
 ]
 PEERS = {"trl": "trl_gkd.py", "assisted": "assisted_generation.py"}
 NUM_THREADS = 2

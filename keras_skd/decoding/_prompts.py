@@ -54,6 +54,21 @@ class Prompts:
             # A row is full for both models or for neither.
             self.teacher._set(token_ids, lengths, limits + self.offsets)
 
+    def take(self, index) -> "Prompts":
+        """The prompts of some rows."""
+        prompts = self._take(index)
+        prompts.offsets = ops.take(self.offsets, index, axis=0)
+        prompts.teacher = prompts
+        if self.teacher is not self:
+            prompts.teacher = self.teacher._take(index)
+        return prompts
+
+    def _take(self, index):
+        prompts = object.__new__(Prompts)
+        rows = self.token_ids, self.lengths, self.limits
+        prompts._set(*(ops.take(x, index, axis=0) for x in rows))
+        return prompts
+
     def _set(self, token_ids, lengths, limits):
         in_prompt = columns(token_ids) < lengths[:, None]
         self.token_ids = ops.where(in_prompt, ops.cast(token_ids, "int32"), 0)

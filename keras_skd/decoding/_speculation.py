@@ -5,6 +5,7 @@ different numbers of drafts; no row waits for another. `_lockstep.py` writes the
 same sequences one token at a time.
 """
 
+import copy
 from typing import NamedTuple
 
 from keras import KerasTensor
@@ -12,6 +13,11 @@ from keras import ops
 
 from keras_skd._log_space import rank_of
 from keras_skd._source import Source
+from keras_skd.decoding._compaction import is_left
+from keras_skd.decoding._compaction import last_rows
+from keras_skd.decoding._compaction import num_last_rows
+from keras_skd.decoding._compaction import put_rows
+from keras_skd.decoding._compaction import take_rows
 from keras_skd.decoding._control_flow import switch
 from keras_skd.decoding._control_flow import while_loop
 from keras_skd.decoding._prompts import columns
@@ -177,6 +183,7 @@ class SpeculativeDecoder:
         student, teacher = self.student, self.teacher
         sequence_length = self.prompts.sequence_length
         surplus = self.prompts.teacher.sequence_length - sequence_length
+        num_last = num_last_rows(self.prompts.batch_size)
         state = self._start()
         for previous, length in cache_stages(sequence_length):
             state = state._replace(
@@ -193,23 +200,45 @@ class SpeculativeDecoder:
                     self.prompts.teacher.longest - 1,
                 ),
             )
-            is_last = length == sequence_length
-
-            def fits(state, length=length, is_last=is_last):
-                sequences = state.sequences
-                room = sequences.ends - 1 + self.widths[-1] <= length
-                fits = sequences.finished | room | is_last
-                return ops.all(fits) & ~ops.all(sequences.finished)
-
-            (state,) = while_loop(
-                fits,
-                lambda state: (self.round(state),),
-                (state,),
-                constants=student.model.variables + teacher.model.variables,
-                states=self.verifier.variables,
-            )
+            state = self._rounds(state, length, num_last)
+        if num_last:
+            state = self._write_last_rows(state, num_last)
         self.draft_length.commit(state.acceptance_rate)
         return state
+
+    def _rounds(self, state, length, num_last=0):
+        """Rounds until a row does not fit, or only the last rows are left."""
+        is_whole = length == self.prompts.sequence_length
+
+        def fits(state):
+            sequences = state.sequences
+            room = sequences.ends - 1 + self.widths[-1] <= length
+            fits = sequences.finished | room | is_whole
+            return ops.all(fits) & is_left(sequences.finished, num_last)
+
+        student, teacher = self.student.model, self.teacher.model
+        (state,) = while_loop(
+            fits,
+            lambda state: (self.round(state),),
+            (state,),
+            constants=student.variables + teacher.variables,
+            states=self.verifier.variables,
+        )
+        return state
+
+    def _write_last_rows(self, state, num_last):
+        index = last_rows(state.sequences.finished, num_last)
+        decoder = copy.copy(self)
+        decoder.prompts = self.prompts.take(index)
+        rows = decoder._rounds(
+            take_rows(state, index), self.prompts.sequence_length
+        )
+        without_caches = {"student_cache": (), "teacher_cache": ()}
+        return put_rows(
+            state._replace(**without_caches),
+            index,
+            rows._replace(**without_caches),
+        )
 
     def _start(self):
         prompts, teacher = self.prompts, self.teacher

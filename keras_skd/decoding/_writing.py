@@ -5,6 +5,11 @@ from keras import ops
 from keras_skd._source import Source
 from keras_skd.decoding import _lockstep
 from keras_skd.decoding._cached_causal_lm import CachedCausalLM
+from keras_skd.decoding._compaction import is_left
+from keras_skd.decoding._compaction import last_rows
+from keras_skd.decoding._compaction import num_last_rows
+from keras_skd.decoding._compaction import put_rows
+from keras_skd.decoding._compaction import take_rows
 from keras_skd.decoding._control_flow import while_loop
 from keras_skd.decoding._prompts import Prompts
 from keras_skd.decoding._sampling import sample
@@ -36,6 +41,27 @@ def write(
     if not model.can_roll_back:
         return _lockstep.write(model, sampler, prompts, source, stop_token_ids)
 
+    def write_until(sequences, cache, length, num_last=0):
+        """Writes until a row does not fit, or only the last rows are left."""
+
+        def fits(sequences, cache):
+            fits = sequences.finished | (sequences.ends <= length)
+            return ops.all(fits) & is_left(sequences.finished, num_last)
+
+        def body(sequences, cache):
+            logits, cache = next_logits(model, sequences, cache)
+            token = sample(sampler, logits)
+            return sequences.append(token, source, stop_token_ids), cache
+
+        return while_loop(
+            fits,
+            body,
+            (sequences, cache),
+            constants=model.model.variables,
+            states=sampler.variables,
+        )
+
+    num_last = num_last_rows(prompts.batch_size)
     sequences = Sequences.start(prompts)
     cache = model.empty_cache(prompts.batch_size, 0)
     for previous, length in cache_stages(prompts.sequence_length):
@@ -43,23 +69,12 @@ def write(
         cache = model.prefill(
             prompts.token_ids, cache, previous, prompts.longest - 1
         )
-
-        def fits(sequences, cache, length=length):
-            fits = sequences.finished | (sequences.ends <= length)
-            return ops.all(fits) & ~ops.all(sequences.finished)
-
-        def body(sequences, cache):
-            logits, cache = next_logits(model, sequences, cache)
-            token = sample(sampler, logits)
-            return sequences.append(token, source, stop_token_ids), cache
-
-        sequences, cache = while_loop(
-            fits,
-            body,
-            (sequences, cache),
-            constants=model.model.variables,
-            states=sampler.variables,
-        )
+        sequences, cache = write_until(sequences, cache, length, num_last)
+    if num_last:
+        index = last_rows(sequences.finished, num_last)
+        rows = take_rows((sequences, cache), index)
+        rows, _ = write_until(*rows, prompts.sequence_length)
+        sequences = put_rows(sequences, index, rows)
     return sequences
 
 

@@ -11,6 +11,7 @@ from keras_skd import Source
 from keras_skd import acceptance
 from keras_skd import rollouts
 from keras_skd.decoding import CachedCausalLM
+from keras_skd.decoding import Prompts
 from tests.decoding.test_cached_causal_lm import expected_to_differ
 from tests.support.algorithm_1 import write_greedily
 from tests.support.causal_lms import ARCHITECTURES
@@ -178,6 +179,48 @@ def test_sequences_longer_than_the_first_cache():
         )
         assert margin > 1e-5
         assert_written(writer(alone)(batch), *expected)
+
+
+def test_the_last_rows_of_a_large_batch(monkeypatch):
+    # When four of the 18 rows are left, they go on alone. It is the same text
+    # as of batches of six, which are too small for that.
+    models, *_, k, stop_token_ids = llama_case()
+    batch = prompts([1, 2, 3, LENGTH - 2, LENGTH - 1, LENGTH] * 3, LENGTH)
+    own = prompts([4, 1] * 9, LENGTH + 3)
+    with_own_prompts = batch | {f"teacher_{key}": own[key] for key in own}
+    taken, take = [], Prompts.take
+    monkeypatch.setattr(
+        Prompts, "take", lambda *args: taken.append(1) or take(*args)
+    )
+    for rollout, rows in (
+        (speculative(k), with_own_prompts),
+        (rollouts.OnPolicy("greedy"), batch),
+    ):
+        distiller = keras_skd.Distiller(
+            *models, rollout, stop_token_ids=stop_token_ids
+        )
+        names = ["rejected_rank", "acceptance_by_draft_position"]
+        distiller.compile(rollout_metrics=names * rollout.is_speculative)
+        run = writer(distiller)
+        together = run(rows)
+        parts = [
+            run({key: x[first : first + 6] for key, x in rows.items()})
+            for first in (0, 6, 12)
+        ]
+        lengths = together["response_mask"].sum(axis=1)
+        assert len(set(lengths)) > 4
+        for key, value in together.items():
+            part = np.concatenate([part[key] for part in parts])
+            if key == "teacher_hidden_states":
+                # At the end of a row and after, they mean nothing.
+                mask = np.pad(
+                    together["response_mask"][:, 1:], [(0, 0), (0, 1)]
+                )
+                value, part = value[mask], part[mask]
+                np.testing.assert_allclose(value, part, atol=1e-5)
+            else:
+                np.testing.assert_array_equal(value, part, err_msg=key)
+    assert taken == [1]
 
 
 @pytest.mark.parametrize(
