@@ -7,6 +7,7 @@ train step.
 |                       | JAX              | TensorFlow    | PyTorch           |
 | --------------------- | ---------------- | ------------- | ----------------- |
 | `vmap_rows`           | `vmap`           | pfor          | `vmap`, own rules |
+| `on_each_device`      | `shard_map`      | all rows      | all rows          |
 | `replay`              | no-op            | no-op         | traced graph      |
 | `value_and_gradients` | `value_and_grad` | GradientTape  | autograd          |
 | `scale_in_place`      | new array        | new tensor    | in place          |
@@ -66,8 +67,36 @@ def vmap_rows(function: Callable[[Nested], Nested], elements: Nested) -> Nested:
         return tree.map_structure(
             lambda *results: ops.stack(results), *map(function, rows)
         )
-    with backend.vmap_scope():
-        return ops.vectorized_map(function, elements)
+
+    def map_rows(elements, largest):
+        with backend.vmap_scope():
+            return ops.vectorized_map(function, elements), ()
+
+    return on_each_device(map_rows, elements)[0]
+
+
+def on_each_device(
+    function: Callable[[Nested, Callable], tuple[Nested, Nested]], rows: Nested
+) -> tuple[Nested, Nested]:
+    """Runs a function on the rows of each device.
+
+    On JAX, a program is written for all rows of the batch, and XLA decides what
+    each device of a `keras.distribution` computes. It may gather the rows of
+    all devices: where an operation goes across them, such as a sort, or where a
+    weight is cut along the same axis of the mesh as the rows. Here it may not.
+    The other engines give a device no more than its own rows.
+
+    Args:
+        function: callable from the rows of a device and `largest` to `(results,
+            sums)`: results with a first dimension of those rows, and what is
+            summed over the devices. `largest(x)` is the maximum of `x` over the
+            devices, for loops to have as many rounds on each.
+        rows: nested structure of tensors with equal first dimension.
+
+    Returns:
+        `(results, sums)` of all rows.
+    """
+    return backend.on_each_device(function, rows)
 
 
 def replay(

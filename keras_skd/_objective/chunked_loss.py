@@ -4,15 +4,18 @@ Logits are by far the largest tensors in distillation: at a vocabulary of
 262,144, those of 512 positions take half a gigabyte, and a loss needs several
 of that size. Here both models' hidden states are projected to logits a chunk
 of positions at a time, and the gradient of a chunk is computed in the forward
-pass, so that nothing is kept or recomputed for the backward pass.
+pass, so that nothing is kept or recomputed for the backward pass. Each device
+has chunks of its own rows.
 """
 
+import functools
 import math
 
 import keras
 from keras import ops
 from keras import tree
 
+from keras_skd._backend import on_each_device
 from keras_skd._backend import scale_in_place
 from keras_skd._backend import value_and_gradients
 from keras_skd._log_space import at_token
@@ -37,7 +40,7 @@ class ChunkedLoss:
         loss: a `keras_skd.losses.DistillationLoss`.
         teacher, student: `CachedCausalLM`s, for their heads. The teacher may
             be `None` if the loss does not need it.
-        chunk_size: int. How many positions are projected to logits at once.
+        chunk_size: int. How many positions a device projects to logits at once.
             Defaults to `None`: 256, or the largest power of two that takes no
             more than 8 million logits.
 
@@ -74,17 +77,24 @@ class ChunkedLoss:
         training=True,
     ):
         with self._head_scope():
-            states, constants, positions = self._flatten(
+            constants = self._constants(
                 student_hidden_states,
                 teacher_hidden_states if self.loss.needs_teacher else None,
                 rollout,
                 training_step,
             )
             if not training:
-                return self._sum(states, constants, positions)
+                return self._sum(
+                    lambda states, constants: self._chunk_value(
+                        self.student.logits(states), constants
+                    ),
+                    (),
+                    student_hidden_states,
+                    constants,
+                )
             weights = [v.value for v in self._weights]
-            function = self._differentiable_sum(constants, positions)
-            return function(states, *weights)
+            function = self._differentiable_sum(constants)
+            return function(student_hidden_states, *weights)
 
     def measure(
         self,
@@ -114,28 +124,27 @@ class ChunkedLoss:
         names = self.loss.part_names if with_parts else []
         size = len(names), len(AUTHORS) * with_kl, len(AUTHORS) * with_kl
         with self._head_scope(detach=True):
-            states, constants, positions = self._flatten(
+            constants = self._constants(
                 student_hidden_states,
                 teacher_hidden_states,
                 rollout,
                 training_step,
             )
-            states = ops.stop_gradient(states)
 
-            def body(start, total):
-                chunk, part = positions.chunk((states, constants), start)
-                teacher = part["teacher"]
+            def chunk_values(states, constants):
+                teacher = constants["teacher"]
                 logits = (
                     None if teacher is None else self.teacher.logits(teacher),
-                    self.student.logits(chunk),
+                    self.student.logits(states),
                 )
-                values = self._parts_of(logits, part) if with_parts else []
+                values = self._parts_of(logits, constants) if with_parts else []
                 if with_kl:
-                    values = values + _kl_by_author(*logits, part["sources"])
-                return start + positions.chunk_size, total + ops.stack(values)
+                    values += _kl_by_author(*logits, constants["sources"])
+                return ops.stack(values)
 
-            zeros = ops.zeros((sum(size),), "float32")
-            total = ops.stop_gradient(self._loop(positions, body, zeros)[0])
+            states = ops.stop_gradient(student_hidden_states)
+            total = self._sum(chunk_values, (sum(size),), states, constants)
+            total = ops.stop_gradient(total)
         first, second = size[0], size[0] + size[1]
         return {
             "parts": total[:first],
@@ -157,35 +166,43 @@ class ChunkedLoss:
             for values in parts.values()
         ]
 
-    def _flatten(self, student, teacher, rollout, training_step):
-        """The states of the student in one row, and what belongs to them.
-
-        Returns:
-            `(states, constants, positions)`.
-        """
+    def _constants(self, student, teacher, rollout, training_step):
+        """What belongs to the states of the student, `(batch, length, ...)`."""
         targets = next_tokens(rollout)
         mask = targets["response_mask"]
         weights = rollout.get("loss_weights")
         if weights is None:
             weights = self.loss.position_weights(mask)
-        positions = FlatPositions(mask, self._chunk_size(mask))
-        states = positions.flatten(student)
-        constants = positions.flatten(
-            {
-                "teacher": teacher,
-                "token_ids": targets["token_ids"],
-                "sources": targets["sources"],
-                "weights": weights,
-            }
-        )
+        constants = {
+            "mask": mask,
+            "teacher": teacher,
+            "token_ids": targets["token_ids"],
+            "sources": targets["sources"],
+            "weights": weights,
+        }
         log_probs = {}
         if self.loss.needs_token_log_probs:
-            log_probs = self._token_log_probs(states, constants, positions)
-        context = self.loss.prepare(
+            log_probs = self._token_log_probs(student, constants)
+        constants["context"] = self.loss.prepare(
             mask, targets["sources"], training_step, **log_probs
         )
-        constants["context"] = positions.flatten(context)
-        return states, tree.map_structure(_stop_gradient, constants), positions
+        return tree.map_structure(_stop_gradient, constants)
+
+    def _on_each_device(self, function, states, constants):
+        """Flattens the rows of each device for a function of chunks of them.
+
+        Args:
+            function: callable from flat states, flat constants and
+                `FlatPositions` to what a function of `on_each_device` returns.
+            states, constants: of shapes `(batch, length, ...)`.
+        """
+
+        def flatten(rows, largest):
+            mask = rows[1]["mask"]
+            positions = FlatPositions(mask, self._chunk_size(mask), largest)
+            return function(*positions.flatten(rows), positions)
+
+        return on_each_device(flatten, (states, constants))
 
     def _chunk_size(self, mask):
         size = self.chunk_size
@@ -212,17 +229,20 @@ class ChunkedLoss:
         )
         return _weighted_sum(values, constants["weights"])
 
-    def _sum(self, states, constants, positions):
-        def body(start, total):
-            chunk, chunk_constants = positions.chunk((states, constants), start)
-            value = self._chunk_value(
-                self.student.logits(chunk), chunk_constants
-            )
-            return start + positions.chunk_size, total + value
+    def _sum(self, chunk_value, shape, states, constants):
+        """The sum of the values of all chunks, each of the given shape."""
 
-        return self._loop(positions, body, ops.zeros((), "float32"))[0]
+        def sum_chunks(states, constants, positions):
+            def body(start, total):
+                chunk = positions.chunk((states, constants), start)
+                return start + positions.chunk_size, total + chunk_value(*chunk)
 
-    def _differentiable_sum(self, constants, positions):
+            zeros = ops.zeros(shape, "float32")
+            return (), self._loop(positions, body, zeros)[0]
+
+        return self._on_each_device(sum_chunks, states, constants)[1]
+
+    def _differentiable_sum(self, constants):
         """A function from states and head weights to the loss.
 
         Its gradients are computed along with its value. They are summed and
@@ -231,25 +251,10 @@ class ChunkedLoss:
 
         @ops.custom_gradient
         def function(states, *weights):
-            def body(start, total, state_gradients, weight_gradients):
-                chunk, chunk_constants = positions.chunk(
-                    (states, constants), start
-                )
-                value, chunk, weight_gradients = self._chunk_gradients(
-                    chunk, weights, chunk_constants, weight_gradients
-                )
-                state_gradients = ops.slice_update(
-                    state_gradients, (start, 0), ops.cast(chunk, "float32")
-                )
-                start = start + positions.chunk_size
-                return start, total + value, state_gradients, weight_gradients
-
-            total, state_gradients, weight_gradients = self._loop(
-                positions,
-                body,
-                ops.zeros((), "float32"),
-                ops.zeros_like(states, "float32"),
-                [ops.zeros_like(w, "float32") for w in weights],
+            state_gradients, (total, weight_gradients) = self._on_each_device(
+                functools.partial(self._sum_and_gradients, weights),
+                states,
+                constants,
             )
 
             def gradient(*args, upstream=None):
@@ -266,6 +271,27 @@ class ChunkedLoss:
             return total, gradient
 
         return function
+
+    def _sum_and_gradients(self, weights, states, constants, positions):
+        def body(start, total, state_gradients, weight_gradients):
+            chunk, chunk_constants = positions.chunk((states, constants), start)
+            value, chunk, weight_gradients = self._chunk_gradients(
+                chunk, weights, chunk_constants, weight_gradients
+            )
+            state_gradients = ops.slice_update(
+                state_gradients, (start, 0), ops.cast(chunk, "float32")
+            )
+            start = start + positions.chunk_size
+            return start, total + value, state_gradients, weight_gradients
+
+        total, state_gradients, weight_gradients = self._loop(
+            positions,
+            body,
+            ops.zeros((), "float32"),
+            ops.zeros_like(states, "float32"),
+            [ops.zeros(w.shape, "float32") for w in weights],
+        )
+        return positions.unflatten(state_gradients), (total, weight_gradients)
 
     def _chunk_gradients(self, states, weights, constants, totals):
         """The value of a chunk and its gradients.
@@ -322,34 +348,40 @@ class ChunkedLoss:
             ]
         )
 
-    def _token_log_probs(self, states, constants, positions):
+    def _token_log_probs(self, states, constants):
         """Both models' log-probabilities of the tokens, `(batch, length)`."""
 
-        def body(start, *log_probs):
-            chunk, chunk_constants = positions.chunk((states, constants), start)
-            logits = (
-                self.teacher.logits(chunk_constants["teacher"]),
-                self.student.logits(chunk),
-            )
-            log_probs = [
-                ops.slice_update(
-                    so_far,
-                    (start,),
-                    at_token(
-                        ops.log_softmax(ops.cast(x, "float32")),
-                        chunk_constants["token_ids"],
-                    ),
+        def log_probs(states, constants, positions):
+            def body(start, *log_probs):
+                chunk, part = positions.chunk((states, constants), start)
+                logits = (
+                    self.teacher.logits(part["teacher"]),
+                    self.student.logits(chunk),
                 )
-                for so_far, x in zip(log_probs, logits)
-            ]
-            return start + positions.chunk_size, *log_probs
+                log_probs = [
+                    ops.slice_update(
+                        so_far,
+                        (start,),
+                        at_token(
+                            ops.log_softmax(ops.cast(x, "float32")),
+                            part["token_ids"],
+                        ),
+                    )
+                    for so_far, x in zip(log_probs, logits)
+                ]
+                return start + positions.chunk_size, *log_probs
 
-        zeros = ops.zeros_like(constants["weights"], "float32")
+            zeros = ops.zeros_like(constants["weights"], "float32")
+            both = self._loop(positions, body, zeros, zeros)
+            return [positions.unflatten(x) for x in both], ()
+
         states = _stop_gradient(states)
-        teacher, student = self._loop(positions, body, zeros, zeros)
+        (teacher, student), _ = self._on_each_device(
+            log_probs, states, constants
+        )
         return {
-            "teacher_token_log_probs": positions.unflatten(teacher),
-            "student_token_log_probs": positions.unflatten(student),
+            "teacher_token_log_probs": teacher,
+            "student_token_log_probs": student,
         }
 
     def _loop(self, positions, body, *loop_vars):

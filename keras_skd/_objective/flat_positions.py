@@ -11,16 +11,18 @@ class FlatPositions:
     Args:
         mask: tensor of shape `(batch, length)`, true at response positions.
         chunk_size: int. The number of positions in a chunk.
+        largest: callable, as of `on_each_device`.
 
     Attributes:
-        num_responses: int tensor, the number of response positions.
+        num_responses: int tensor, the number of response positions, on the
+            device that has the most.
     """
 
-    def __init__(self, mask, chunk_size):
+    def __init__(self, mask, chunk_size, largest=lambda x: x):
         mask = ops.cast(mask, "int32")
         self.shape = ops.shape(mask)
         self.order = ops.argsort(1 - ops.reshape(mask, (-1,)))
-        self.num_responses = ops.sum(mask)
+        self.num_responses = largest(ops.sum(mask))
         self.chunk_size = chunk_size
         # The last chunk is padded with zeros.
         self.padding = -(self.shape[0] * self.shape[1]) % chunk_size
@@ -51,10 +53,10 @@ class FlatPositions:
         return tree.map_structure(_unless_none(chunk), values)
 
     def unflatten(self, x):
-        """From `(positions,)` back to `(batch, length)`."""
+        """From `(positions, ...)` back to `(batch, length, ...)`."""
         size = ops.shape(self.order)[0]
         x = ops.take(x[:size], ops.argsort(self.order), axis=0)
-        return ops.reshape(x, self.shape)
+        return ops.reshape(x, (*self.shape, *x.shape[1:]))
 
 
 def _unless_none(function):

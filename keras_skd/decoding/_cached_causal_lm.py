@@ -9,6 +9,7 @@ import keras
 from keras import ops
 from keras import tree
 
+from keras_skd._backend import on_each_device
 from keras_skd._backend import replay
 from keras_skd._backend import vmap_rows
 from keras_skd._without_lora import WithoutLora
@@ -191,6 +192,14 @@ class CachedCausalLM:
             `(logits, hidden_states, cache)`, the first two of shapes
             `(batch, width, vocabulary_size)` and `(batch, width, hidden_dim)`.
         """
+
+        def extend(rows, largest):
+            token_ids, cache = rows
+            return self._extend(token_ids, cache, index), ()
+
+        return on_each_device(extend, (token_ids, cache))[0]
+
+    def _extend(self, token_ids, cache, index):
         if self._takes_index:
             arguments = {"cache_update_index": index}
         else:
@@ -223,7 +232,7 @@ class CachedCausalLM:
         def extend_row(row):
             tokens, cache, index = row
             cache = tree.map_structure(lambda x: x[None], cache)
-            outputs = self.extend(tokens[None], cache, index)
+            outputs = self._extend(tokens[None], cache, index)
             return tree.map_structure(lambda x: x[0], outputs)
 
         return vmap_rows(extend_row, (token_ids, cache, indices))

@@ -24,9 +24,9 @@ FLAGS = (
 def run_guide():
     """Runs the guide. Prints the logs of each training, with what was cut."""
     test_code_blocks.use_tiny_presets(pytest.MonkeyPatch())
-    rows, weights, look = (
-        match["code"]
-        for match in test_code_blocks.BLOCK.finditer(GUIDE.read_text())
+    section = GUIDE.read_text().split("\n## JAX\n")[1].split("\n## ")[0]
+    rows, weights, look, *_ = (
+        match["code"] for match in test_code_blocks.BLOCK.finditer(section)
     )
     call = "keras.distribution.set_distribution"
     line = f"{call}(keras.distribution.DataParallel())"

@@ -1,4 +1,5 @@
 from keras_skd._backend.jax.operations import global_random_state
+from keras_skd._backend.jax.operations import on_each_device
 from keras_skd._backend.jax.operations import replay
 from keras_skd._backend.jax.operations import scale_in_place
 from keras_skd._backend.jax.operations import set_global_random_state

@@ -1,7 +1,10 @@
 import contextlib
+import functools
 
 import jax
 import keras
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 
 from keras_skd._backend.eager import eager_scope
 from keras_skd._backend.skipping import SkippingTrainer
@@ -90,6 +93,14 @@ class RolloutTrainer(SkippingTrainer):
             [scope.get_current_value(v) for v in group] for group in groups
         )
 
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        if iterator is not None:
+            # Keras', which needs batches that the devices divide evenly.
+            iterator._get_distributed_iterator = functools.partial(
+                _distributed, iterator.data_adapter
+            )
+        super()._symbolic_build(iterator, data_batch)
+
     def sync_state(self):
         """Writes the state of Keras' training loop to the variables."""
         self.jax_state_sync()
@@ -124,3 +135,22 @@ class RolloutTrainer(SkippingTrainer):
             return written
 
         return call
+
+
+def _distributed(data_adapter, distribution):
+    """Yields batches with the rows on several devices.
+
+    Every device gets all rows of a batch that they do not divide evenly, and
+    pads them in the step: token ids are small.
+    """
+    for batch in data_adapter.get_jax_iterator():
+        yield jax.tree.map(functools.partial(_distribute, distribution), batch)
+
+
+def _distribute(distribution, rows):
+    layout = distribution.get_data_layout(rows.shape).backend_layout
+    num_rows = rows.shape[0] * jax.process_count()
+    num_shards = layout.mesh.shape[distribution.batch_dim_name]
+    if num_rows % num_shards == 0 or jax.process_count() > 1:
+        return jax.make_array_from_process_local_data(layout, rows)
+    return jax.device_put(rows, NamedSharding(layout.mesh, PartitionSpec()))

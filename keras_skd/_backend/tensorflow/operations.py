@@ -17,6 +17,10 @@ def vmap_scope():
         tf.get_logger().removeFilter(is_relevant)
 
 
+def on_each_device(function, rows):
+    return function(rows, lambda x: x)
+
+
 def replay(function, variables, donate_argnum=None):
     return function
 

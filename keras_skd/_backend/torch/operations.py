@@ -5,6 +5,10 @@ from keras_skd._backend.torch.products import AccumulatingMatmul
 from keras_skd._backend.torch.vmap import Substitution
 
 
+def on_each_device(function, rows):
+    return function(rows, lambda x: x)
+
+
 def value_and_gradients(function, arguments, totals):
     arguments = [x.detach().requires_grad_() for x in arguments]
     first = len(arguments) - len(totals)
