@@ -7,6 +7,9 @@ from keras import ops
 from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd._backend import RolloutTrainer
+from keras_skd._backend import is_first_process
+from keras_skd._backend import share_of_sum
+from keras_skd._backend import sum_of_all
 from keras_skd._checks import check_integer
 from keras_skd._compatibility import check_models
 from keras_skd._compatibility import has_vocabulary
@@ -385,9 +388,10 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
                 measured["mean_kl"], ops.shape(x["token_ids"])[0]
             )
         for additional in self.losses:
-            loss = loss + ops.sum(ops.cast(additional, loss.dtype))
+            additional = ops.sum(ops.cast(additional, loss.dtype))
+            loss = loss + share_of_sum(additional)
         weight = self._objective.batch_weight(x)
-        self._mean_loss.update_state(loss, weight)
+        self._mean_loss.update_state(sum_of_all(loss), weight)
         self._additional_metrics.update_of_loss(measured, weight)
         return loss
 
@@ -515,7 +519,8 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             validation_data, _ = self._prepare(
                 "validation_data", validation_data
             )
-        if verbose != 0 and self.train_function is None:
+        is_new = self.train_function is None
+        if verbose != 0 and is_new and is_first_process():
             self._announce_compilation()
         with self._unharmed():
             return super().fit(

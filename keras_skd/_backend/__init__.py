@@ -134,3 +134,52 @@ def global_random_state() -> list[np.ndarray]:
 def set_global_random_state(states: list[np.ndarray]):
     """Restores the state that `global_random_state` returned, if not empty."""
     backend.set_global_random_state(states)
+
+
+# A step on PyTorch has the rows of its process, out of those of a batch. The
+# following functions are for what depends on the others. Where there is one
+# process, or a step of which sees all rows, they return their argument.
+
+
+def is_first_process() -> bool:
+    """Whether this process prints, and writes files."""
+    return backend.is_first_process()
+
+
+def total_rows(count: int) -> int:
+    """The number of rows in all processes, given that in this one."""
+    return backend.total_rows(count)
+
+
+def all_rows(values: Nested) -> Nested:
+    """The rows of all processes, without a gradient.
+
+    Args:
+        values: nested structure of tensors with a row for each of this process.
+    """
+    return backend.all_rows(values)
+
+
+def own_rows(values: Nested) -> Nested:
+    """The rows of this process, of tensors with the rows of all."""
+    return backend.own_rows(values)
+
+
+def sum_of_all(x: Tensor) -> Tensor:
+    """The sum of a tensor over the processes, without a gradient."""
+    return backend.sum_of_all(x)
+
+
+def share_of_sum(x: Tensor) -> Tensor:
+    """The part of `x`, equal in all processes, whose sum over them is `x`."""
+    return backend.share_of_sum(x)
+
+
+def own_seeds(variables: Sequence[keras.Variable]):
+    """A context in which each process draws different random numbers.
+
+    Args:
+        variables: list. The states of `keras.random.SeedGenerator`s in it have
+            a different seed in each process there.
+    """
+    return backend.own_seeds(variables)

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_skd._backend import own_rows
+from keras_skd._backend import total_rows
 from keras_skd._checks import check_integer
 from keras_skd._log_space import safe_log
 from keras_skd._seeding import derive_seed
@@ -49,6 +51,11 @@ class _Choice(Rollout):
     def variables(self) -> list:
         return [v for rollout in self._rollouts for v in rollout.variables]
 
+    @property
+    def _row_seeds(self):
+        # The choice is made for the rows of all processes.
+        return []
+
     def set_seed(self, seed: int):
         for i, rollout in enumerate(self._rollouts):
             rollout.set_seed(derive_seed(seed, i))
@@ -61,7 +68,7 @@ class _Choice(Rollout):
         batch_size = batch["token_ids"].shape[0]
         if batch_size is None:
             batch_size = ops.shape(batch["token_ids"])[0]
-        choice = self.choose(batch_size, training_step)
+        choice = own_rows(self.choose(total_rows(batch_size), training_step))
         written = {}
         for i, rollout in enumerate(self._rollouts):
             chosen = (choice == i)[:, None]

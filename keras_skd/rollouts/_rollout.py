@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_skd._backend import own_seeds
 from keras_skd._registry import Configurable
 from keras_skd._registry import Registry
 from keras_skd._seeding import derive_seed
@@ -74,9 +75,10 @@ class Rollout(Configurable):
     def __call__(
         self, batch, student, teacher, stop_token_ids=(), training_step=0
     ):
-        written = self.call(
-            batch, student, teacher, stop_token_ids or (), training_step
-        )
+        with own_seeds(self._row_seeds):
+            written = self.call(
+                batch, student, teacher, stop_token_ids or (), training_step
+            )
         # Keeps the teacher's own prompts, if there are any.
         return {**batch, **written}
 
@@ -89,6 +91,11 @@ class Rollout(Configurable):
         """The state of the random seeds, carried from step to step."""
         samplers = self.samplers().values()
         return [v for sampler in samplers for v in sampler.variables]
+
+    @property
+    def _row_seeds(self) -> list:
+        """The variables of random numbers that are drawn for each row."""
+        return self.variables
 
     def set_seed(self, seed: int):
         """Reseeds every sampler that was not given a seed.

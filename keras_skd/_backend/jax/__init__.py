@@ -5,3 +5,10 @@ from keras_skd._backend.jax.operations import set_global_random_state
 from keras_skd._backend.jax.operations import value_and_gradients
 from keras_skd._backend.jax.operations import vmap_scope
 from keras_skd._backend.jax.trainer import RolloutTrainer
+from keras_skd._backend.whole_batch import all_rows
+from keras_skd._backend.whole_batch import is_first_process
+from keras_skd._backend.whole_batch import own_rows
+from keras_skd._backend.whole_batch import own_seeds
+from keras_skd._backend.whole_batch import share_of_sum
+from keras_skd._backend.whole_batch import sum_of_all
+from keras_skd._backend.whole_batch import total_rows
