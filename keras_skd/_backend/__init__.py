@@ -11,6 +11,7 @@ train step.
 | `value_and_gradients` | `value_and_grad` | GradientTape  | autograd          |
 | `scale_in_place`      | new array        | new tensor    | in place          |
 | `global_random_state` | none             | none          | of dropout        |
+| `sum_over_replicas`   | no-op            | all-reduce    | all-reduce        |
 | a rollout             | `jit`            | XLA           | eager, replays    |
 | ... `run_eagerly`     | `disable_jit`    | eager         | eager             |
 
@@ -123,6 +124,36 @@ def scale_in_place(x: Tensor, factor: Tensor) -> Tensor:
     return backend.scale_in_place(x, factor)
 
 
+def is_first_process() -> bool:
+    """Whether this process prints and writes files, of several on PyTorch."""
+    return backend.is_first_process()
+
+
+def sum_over_replicas(x: Nested) -> Nested:
+    """The sums of tensors over the replicas that share a batch.
+
+    Under a `tf.distribute.Strategy`, and in the processes of `torchrun`, each
+    replica computes the loss of its own rows, and the gradients are added up:
+    the denominator of a mean over the batch is such a sum. No gradient flows
+    through it. JAX computes on the whole batch, however it is sharded, so there
+    it is `x`.
+    """
+    return backend.sum_over_replicas(x)
+
+
+def rows_of_batch(num_rows) -> tuple:
+    """The place of this replica's rows in the batch.
+
+    Args:
+        num_rows: int or int scalar, the number of rows of this replica.
+
+    Returns:
+        `(num_rows, first)`: the number of rows of the whole batch, and the
+        index of the first that is here.
+    """
+    return backend.rows_of_batch(num_rows)
+
+
 def global_random_state() -> list[np.ndarray]:
     """The random state outside of Keras' `SeedGenerator`s.
 
@@ -134,52 +165,3 @@ def global_random_state() -> list[np.ndarray]:
 def set_global_random_state(states: list[np.ndarray]):
     """Restores the state that `global_random_state` returned, if not empty."""
     backend.set_global_random_state(states)
-
-
-# A step on PyTorch has the rows of its process, out of those of a batch. The
-# following functions are for what depends on the others. Where there is one
-# process, or a step of which sees all rows, they return their argument.
-
-
-def is_first_process() -> bool:
-    """Whether this process prints, and writes files."""
-    return backend.is_first_process()
-
-
-def total_rows(count: int) -> int:
-    """The number of rows in all processes, given that in this one."""
-    return backend.total_rows(count)
-
-
-def all_rows(values: Nested) -> Nested:
-    """The rows of all processes, without a gradient.
-
-    Args:
-        values: nested structure of tensors with a row for each of this process.
-    """
-    return backend.all_rows(values)
-
-
-def own_rows(values: Nested) -> Nested:
-    """The rows of this process, of tensors with the rows of all."""
-    return backend.own_rows(values)
-
-
-def sum_of_all(x: Tensor) -> Tensor:
-    """The sum of a tensor over the processes, without a gradient."""
-    return backend.sum_of_all(x)
-
-
-def share_of_sum(x: Tensor) -> Tensor:
-    """The part of `x`, equal in all processes, whose sum over them is `x`."""
-    return backend.share_of_sum(x)
-
-
-def own_seeds(variables: Sequence[keras.Variable]):
-    """A context in which each process draws different random numbers.
-
-    Args:
-        variables: list. The states of `keras.random.SeedGenerator`s in it have
-            a different seed in each process there.
-    """
-    return backend.own_seeds(variables)

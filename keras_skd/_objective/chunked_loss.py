@@ -13,8 +13,6 @@ import keras
 from keras import ops
 from keras import tree
 
-from keras_skd._backend import all_rows
-from keras_skd._backend import own_rows
 from keras_skd._backend import scale_in_place
 from keras_skd._backend import value_and_gradients
 from keras_skd._log_space import at_token
@@ -167,24 +165,21 @@ class ChunkedLoss:
         mask = targets["response_mask"]
         positions = FlatPositions(mask, self._chunk_size(mask))
         states = positions.flatten(student)
-        # Means are over the whole batch.
-        all_masks, all_sources = all_rows((mask, targets["sources"]))
-        weights = self.loss.position_weights(all_masks)
         constants = positions.flatten(
             {
                 "teacher": teacher,
                 "token_ids": targets["token_ids"],
                 "sources": targets["sources"],
-                "weights": own_rows(weights),
+                "weights": self.loss.position_weights(mask),
             }
         )
         log_probs = {}
         if self.loss.needs_token_log_probs:
             log_probs = self._token_log_probs(states, constants, positions)
         context = self.loss.prepare(
-            all_masks, all_sources, training_step, **all_rows(log_probs)
+            mask, targets["sources"], training_step, **log_probs
         )
-        constants["context"] = positions.flatten(own_rows(context))
+        constants["context"] = positions.flatten(context)
         return states, tree.map_structure(_stop_gradient, constants), positions
 
     def _chunk_size(self, mask):

@@ -4,7 +4,6 @@ import numpy as np
 from keras import ops
 
 from keras_skd import losses
-from keras_skd._backend import sum_of_all
 from keras_skd._checks import check_integer
 from keras_skd._log_space import at_token
 from keras_skd._log_space import rank_of
@@ -35,8 +34,7 @@ class Objective:
         training: bool. Whether there will be a backward pass.
 
     Returns:
-        `(loss, measured)`, a scalar (of several processes, the part of this
-        one's rows in the sum) and a dict of what is measured beside it:
+        `(loss, measured)`, a scalar and a dict of what is measured beside it:
         `"mean_kl"`, the loss of `losses.ForwardKL()` whatever the loss is,
         except in training and without a teacher; and what
         `ChunkedLoss.measure` returns, if it is asked for.
@@ -130,10 +128,9 @@ class Objective:
         loss = self._chunked_loss(*states, rollout, training_step, training)
         measured = {}
         if mean_kl is not None:
-            value = loss
+            measured["mean_kl"] = loss
             if mean_kl is not self._chunked_loss:
-                value = mean_kl(*states, rollout, training=False)
-            measured["mean_kl"] = sum_of_all(value)
+                measured["mean_kl"] = mean_kl(*states, rollout, training=False)
         additional = []
         if self.hidden_state_loss is not None:
             mask = next_tokens(rollout)["response_mask"]
@@ -148,11 +145,10 @@ class Objective:
                 self._with_parts,
                 self._with_kl,
             )
-        if self._with_parts:
-            parts = measured["parts"]
-            if additional:
-                parts = ops.concatenate([parts, ops.stack(additional)])
-            measured["parts"] = sum_of_all(parts)
+        if additional and self._with_parts:
+            measured["parts"] = ops.concatenate(
+                [measured["parts"], ops.stack(additional)]
+            )
         return sum(additional, start=loss), measured
 
     def batch_weight(self, rollout):

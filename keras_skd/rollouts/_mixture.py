@@ -3,8 +3,7 @@
 import keras
 from keras import ops
 
-from keras_skd._backend import own_rows
-from keras_skd._backend import total_rows
+from keras_skd._backend import rows_of_batch
 from keras_skd._checks import check_integer
 from keras_skd._log_space import safe_log
 from keras_skd._seeding import derive_seed
@@ -52,9 +51,8 @@ class _Choice(Rollout):
         return [v for rollout in self._rollouts for v in rollout.variables]
 
     @property
-    def _row_seeds(self):
-        # The choice is made for the rows of all processes.
-        return []
+    def batch_seeds(self) -> list:
+        return [v for rollout in self._rollouts for v in rollout.batch_seeds]
 
     def set_seed(self, seed: int):
         for i, rollout in enumerate(self._rollouts):
@@ -68,7 +66,7 @@ class _Choice(Rollout):
         batch_size = batch["token_ids"].shape[0]
         if batch_size is None:
             batch_size = ops.shape(batch["token_ids"])[0]
-        choice = own_rows(self.choose(total_rows(batch_size), training_step))
+        choice = self.choose(batch_size, training_step)
         written = {}
         for i, rollout in enumerate(self._rollouts):
             chosen = (choice == i)[:, None]
@@ -150,6 +148,10 @@ class Mixture(_Choice):
     def variables(self) -> list:
         return [*super().variables, self.seed_generator.state]
 
+    @property
+    def batch_seeds(self) -> list:
+        return [*super().batch_seeds, self.seed_generator.state]
+
     def set_seed(self, seed: int):
         super().set_seed(seed)
         if self.seed is None:
@@ -162,12 +164,14 @@ class Mixture(_Choice):
                 for weight in self.weights
             ]
         )
-        return keras.random.categorical(
+        num_rows, first = rows_of_batch(batch_size)
+        choice = keras.random.categorical(
             safe_log(weights)[None],
-            batch_size,
+            num_rows,
             dtype="int32",
             seed=self.seed_generator,
         )[0]
+        return ops.take(choice, (first + ops.arange(batch_size)) % num_rows)
 
     def get_config(self) -> dict:
         return {

@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_skd._backend import own_seeds
 from keras_skd._registry import Configurable
 from keras_skd._registry import Registry
 from keras_skd._seeding import derive_seed
@@ -75,10 +74,9 @@ class Rollout(Configurable):
     def __call__(
         self, batch, student, teacher, stop_token_ids=(), training_step=0
     ):
-        with own_seeds(self._row_seeds):
-            written = self.call(
-                batch, student, teacher, stop_token_ids or (), training_step
-            )
+        written = self.call(
+            batch, student, teacher, stop_token_ids or (), training_step
+        )
         # Keeps the teacher's own prompts, if there are any.
         return {**batch, **written}
 
@@ -93,9 +91,13 @@ class Rollout(Configurable):
         return [v for sampler in samplers for v in sampler.variables]
 
     @property
-    def _row_seeds(self) -> list:
-        """The variables of random numbers that are drawn for each row."""
-        return self.variables
+    def batch_seeds(self) -> list:
+        """Those of `variables` that draw once for the rows of all replicas.
+
+        The other seeds differ between the replicas of a `tf.distribute`
+        strategy.
+        """
+        return []
 
     def set_seed(self, seed: int):
         """Reseeds every sampler that was not given a seed.

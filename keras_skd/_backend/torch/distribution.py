@@ -1,8 +1,8 @@
 """Data parallelism over processes, as `torchrun` starts them.
 
-Each process holds both models and trains on its own rows of each batch. All
-communication is before or after a rollout, since the rollouts of different
-processes take different numbers of rounds.
+Each process holds both models, and does the whole step on its own rows of the
+batch. It communicates before and after a rollout, not in it: processes need
+different numbers of rounds.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import os
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import torch
 from keras import ops
@@ -19,27 +20,33 @@ from torch.nn.parallel import DistributedDataParallel
 
 from keras_skd._backend.torch.operations import global_random_state
 from keras_skd._backend.torch.operations import set_global_random_state
+from keras_skd._seeding import derive_seed
 
-# The seeds of two processes differ by a multiple of it, the integer next to
-# `2**32` over the golden ratio: such multiples stay far from each other.
-_SEED_STRIDE = 2654435769
+# Keras' callbacks that write files, and change nothing else.
+_WRITERS = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.TensorBoard,
+)
 
 
 class Rows(NamedTuple):
-    """The rows of a batch that this process has: none, of a small batch."""
+    """The rows of a batch that this process has: none, if there are too few."""
 
     start: int
     stop: int
     total: int
 
 
-_rows = ContextVar("rows", default=None)
+# During a step of several processes.
+_rows: ContextVar[Rows | None] = ContextVar("rows", default=None)
 
 
 def is_distributed() -> bool:
     """Whether there are several processes.
 
-    Joins the others, if `torchrun` has started this one and nobody has.
+    Joins the others, if `torchrun` has started this one.
     """
     if not distributed.is_available():
         return False
@@ -52,26 +59,72 @@ def is_distributed() -> bool:
     return distributed.get_world_size() > 1
 
 
-def is_first_process() -> bool:
+def is_first_process():
     return not is_distributed() or distributed.get_rank() == 0
 
 
+def callbacks_of_others(callbacks, model):
+    """The callbacks of processes other than the first, which writes the files.
+
+    Args:
+        callbacks: nested structure of `keras.callbacks.Callback`s, or `None`.
+        model: the `keras.Model` that they are used with.
+    """
+    chosen = []
+    for callback in tree.flatten(callbacks or []):
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            callback.set_model(model)
+            restore = callback.on_train_begin
+            chosen.append(
+                keras.callbacks.LambdaCallback(on_train_begin=restore)
+            )
+        elif not getattr(
+            callback, "first_process_only", isinstance(callback, _WRITERS)
+        ):
+            chosen.append(callback)
+    return chosen
+
+
+def sum_over_replicas(x):
+    rows = _rows.get()
+    if rows is None:
+        return x
+
+    def total(x):
+        # Without rows, a process has one that does not count.
+        x = x.detach() * (rows.start < rows.stop)
+        distributed.all_reduce(x)
+        return x
+
+    return tree.map_structure(total, x)
+
+
+def share(x):
+    """The part of a value, equal in all processes, of which `x` is the sum."""
+    return x if _rows.get() is None else x / distributed.get_world_size()
+
+
+def rows_of_batch(num_rows):
+    rows = _rows.get()
+    return (num_rows, 0) if rows is None else (rows.total, rows.start)
+
+
 def copy_from_first(variables):
-    """Gives variables the values that they have in the first process."""
+    """Assigns the values of the first process to those of the others."""
     for variable in variables:
         distributed.broadcast(variable.value.detach(), src=0)
 
 
-class LossOfAll(torch.nn.Module):
-    """The loss of all processes, whose gradients `backward` sums over them.
+class SumOfLosses(torch.nn.Module):
+    """The sum of the losses of all processes.
 
-    `DistributedDataParallel` averages gradients as they become ready. It
-    expects a module, of which it needs only the parameters and that the forward
-    pass ends before the backward pass begins. A train step of Keras calls many
-    modules, but has one loss.
+    `DistributedDataParallel` averages gradients as the backward pass computes
+    them. Of a module, it needs the parameters, and a forward pass that ends
+    where the backward pass begins. Keras' train step calls no such module: the
+    head of the student is part of the loss. But all of it ends in the loss.
 
     Args:
-        variables: list of the trainable `keras.Variable`s.
+        variables: list of the `keras.Variable`s that are trained.
     """
 
     def __init__(self, variables):
@@ -81,20 +134,22 @@ class LossOfAll(torch.nn.Module):
     def forward(self, loss):
         return loss * distributed.get_world_size()
 
-    @classmethod
-    def of(cls, variables):
-        return DistributedDataParallel(cls(variables))
+
+def sum_of_losses(variables):
+    """A function from the loss of each process to one that trains on all."""
+    return DistributedDataParallel(SumOfLosses(variables)).__call__
 
 
 @contextlib.contextmanager
-def own_rows_of(batch):
-    """A context with this process' rows of the first one's batch.
+def own_rows(batch):
+    """A context with this process' rows of a batch.
 
-    It has random numbers of its own there. The first process chooses the batch
-    and the seed, since others may have shuffled differently.
+    The first process chooses the batch, since others may have shuffled
+    differently, and the seed of PyTorch's own random numbers, which draw
+    dropout. In the context, these differ between processes.
 
     Args:
-        batch: dict of tensors.
+        batch: dict of tensors, the whole batch.
     """
     rank, count = distributed.get_rank(), distributed.get_world_size()
     batch = {key: ops.convert_to_numpy(x) for key, x in batch.items()}
@@ -106,7 +161,7 @@ def own_rows_of(batch):
     if rows.start < rows.stop:
         batch = {k: x[rows.start : rows.stop] for k, x in batch.items()}
     else:
-        batch = _without_response({k: x[:1] for k, x in batch.items()})
+        batch = _full({k: x[:1] for k, x in batch.items()})
     random_state = global_random_state()
     token = _rows.set(rows)
     try:
@@ -117,107 +172,51 @@ def own_rows_of(batch):
         set_global_random_state(random_state)
 
 
-def _without_response(batch):
-    """A row that is full, so that nothing is written, and nothing counts."""
+def _full(batch):
+    """A batch of prompts that are full: no response is written or read."""
     batch["padding_mask"] = np.ones_like(batch["padding_mask"])
     if "response_mask" in batch:
         batch["response_mask"] = np.zeros_like(batch["response_mask"])
     return batch
 
 
-def total_rows(count):
-    rows = _rows.get()
-    return count if rows is None else rows.total
-
-
-def all_rows(values):
-    rows = _rows.get()
-    if rows is None:
-        return values
-
-    def gather(x):
-        dtype = torch.uint8 if x.dtype == torch.bool else x.dtype
-        whole = x.new_zeros((rows.total, *x.shape[1:]), dtype=dtype)
-        whole[rows.start : rows.stop] = x[: rows.stop - rows.start]
-        distributed.all_reduce(whole)
-        return whole.to(x.dtype)
-
-    return tree.map_structure(gather, values)
-
-
-def own_rows(values):
-    rows = _rows.get()
-    if rows is None:
-        return values
-
-    def take(x):
-        if rows.start == rows.stop:
-            return torch.zeros_like(x[:1])
-        return x[rows.start : rows.stop]
-
-    return tree.map_structure(take, values)
-
-
-def sum_of_all(x):
-    if _rows.get() is None:
-        return x
-    x = x.detach().clone()
-    distributed.all_reduce(x)
-    return x
-
-
-def share_of_sum(x):
-    return x if _rows.get() is None else x / distributed.get_world_size()
-
-
 @contextlib.contextmanager
-def own_seeds(variables):
-    if _rows.get() is None:
-        yield
-        return
-    seeds = [v for v in variables if v.name == "seed_generator_state"]
-    # Seeds are 32 bits, in the form of an int32, whose sums wrap around.
-    stride = distributed.get_rank() * _SEED_STRIDE % 2**32
-    stride = np.array([stride, 0], "uint32").view("int32")
-    stride = ops.convert_to_tensor(stride)
-    for seed in seeds:
-        seed.assign(seed.value + stride)
-    try:
-        yield
-    finally:
-        for seed in seeds:
-            seed.assign(seed.value - stride)
+def own_seeds(states):
+    """A context in which each process draws different random numbers.
+
+    Args:
+        states: list of the states of `keras.random.SeedGenerator`s.
+    """
+    before = [state.value.clone() for state in states]
+    for state in states:
+        seed, counter = state.value.tolist()
+        rank = distributed.get_rank()
+        state.assign([derive_seed(seed, f"{counter}/{rank}"), 0])
+    yield
+    # The same in all processes, however much they have drawn.
+    for state, value in zip(states, before):
+        state.assign(value + value.new_tensor([0, 1]))
 
 
 @contextlib.contextmanager
 def changes_of_all(variables):
-    """A context at whose end variables change by the changes of all processes.
+    """A context after which variables have changed by the sum of the changes.
 
     Args:
-        variables: list of the variables of metrics, which are sums.
+        variables: list of the variables of metrics, which Keras defines as
+            sums.
     """
     before = [v.value.clone() for v in variables]
     yield
-    rows = _rows.get()
-    for variable, value in zip(variables, before):
-        # A process without rows has counted one that does not exist.
-        change = (variable.value - value) * (rows.start < rows.stop)
-        distributed.all_reduce(change)
+    changes = [v.value - value for v, value in zip(variables, before)]
+    changes = sum_over_replicas(changes)
+    for variable, value, change in zip(variables, before, changes):
         variable.assign(value + change)
 
 
-def agree(variables):
-    """Gives the state of a rollout equal values in all processes.
-
-    Args:
-        variables: list of variables: of seeds, which go on from the process
-            that has drawn most, or of estimates, which are averaged.
-    """
+def average(variables):
+    """Assigns the mean over the processes to variables."""
     for variable in variables:
         value = variable.value.clone()
-        if value.is_floating_point():
-            distributed.all_reduce(value)
-            value /= distributed.get_world_size()
-        else:
-            distributed.all_reduce(value, distributed.ReduceOp.MAX)
-        variable.assign(value)
+        distributed.all_reduce(value)
+        variable.assign(value / distributed.get_world_size())

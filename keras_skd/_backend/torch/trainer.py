@@ -29,15 +29,28 @@ class RolloutTrainer(StatefulTrainer):
 
         return rollout_function
 
+    def fit(self, *args, verbose="auto", callbacks=None, **kwargs):
+        if not distribution.is_first_process():
+            verbose = 0
+            callbacks = distribution.callbacks_of_others(callbacks, self)
+        return super().fit(
+            *args, verbose=verbose, callbacks=callbacks, **kwargs
+        )
+
+    def evaluate(self, *args, verbose="auto", **kwargs):
+        if not distribution.is_first_process():
+            verbose = 0
+        return super().evaluate(*args, verbose=verbose, **kwargs)
+
     def make_train_function(self, force=False):
         made = self.train_function
         super().make_train_function(force)
         if self.train_function is made or not distribution.is_distributed():
             return
         self._copy_from_first()
-        gradients = distribution.LossOfAll.of(self.trainable_variables)
-        # Not the module, which Keras would track.
-        self._loss_of_all = gradients.__call__
+        self._sum_of_losses = distribution.sum_of_losses(
+            self.trainable_variables
+        )
 
     def make_test_function(self, force=False):
         made = self.test_function
@@ -47,9 +60,7 @@ class RolloutTrainer(StatefulTrainer):
 
     def _copy_from_first(self):
         optimizer = self.optimizer.variables if self.optimizer else []
-        distribution.copy_from_first(
-            [*self.variables, *optimizer, *self.rollout.variables]
-        )
+        distribution.copy_from_first([*self.variables, *optimizer])
 
     def train_step(self, data):
         return self._on_own_rows(super().train_step, data)
@@ -58,19 +69,33 @@ class RolloutTrainer(StatefulTrainer):
         return self._on_own_rows(super().test_step, data)
 
     def _on_own_rows(self, step, data):
+        """A step of one process, or of all, each on its rows."""
         if not distribution.is_distributed():
             return step(data)
+        of_rollout = self.rollout.variables
+        of_batch = set(map(id, self.rollout.batch_seeds))
+        seeds = [
+            v
+            for v in (*of_rollout, *self.student.non_trainable_variables)
+            if v.name == "seed_generator_state" and id(v) not in of_batch
+        ]
         with (
-            distribution.own_rows_of(self.batch_of(data)) as batch,
+            distribution.own_rows(self.batch_of(data)) as batch,
+            distribution.own_seeds(seeds),
             distribution.changes_of_all(self.metrics_variables),
         ):
             logs = step((batch,))
-        distribution.agree(self.rollout.variables)
+        # How often drafts are accepted: the seeds are the same by now.
+        distribution.average([v for v in of_rollout if "float" in v.dtype])
         result = self.get_metrics_result()
         return {name: result[name] for name in logs}
 
     def _compute_loss(self, *args, training=True, **kwargs):
         loss = super()._compute_loss(*args, training=training, **kwargs)
         if training and distribution.is_distributed():
-            return self._loss_of_all(loss)
+            return self._sum_of_losses(loss)
         return loss
+
+    def _aggregate_additional_loss(self, loss):
+        # Equal in all processes, whose losses are summed.
+        return distribution.share(super()._aggregate_additional_loss(loss))
