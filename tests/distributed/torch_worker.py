@@ -144,9 +144,13 @@ def train(rollout, objective, accumulation=None, variant=None):
 
 
 def weights_of(model):
+    return values_of(model.weights)
+
+
+def values_of(variables):
     return {
         f"{i} {v.path}": keras.ops.convert_to_numpy(v)
-        for i, v in enumerate(model.weights)
+        for i, v in enumerate(variables)
     }
 
 
@@ -221,7 +225,8 @@ def differ(folder):
     )
     return {
         "history": json.dumps(history.history),
-        **weights_of(distiller),
+        # With the seeds.
+        **values_of(distiller.variables),
         "rate": float(distiller.optimizer.learning_rate),
     }
 

@@ -6,7 +6,6 @@ different numbers of rounds.
 """
 
 import contextlib
-import os
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -53,8 +52,6 @@ def is_distributed() -> bool:
     if not distributed.is_initialized():
         if not distributed.is_torchelastic_launched():
             return False
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group()
     return distributed.get_world_size() > 1
 

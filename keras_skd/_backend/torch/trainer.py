@@ -43,24 +43,25 @@ class RolloutTrainer(StatefulTrainer):
         return super().evaluate(*args, verbose=verbose, **kwargs)
 
     def make_train_function(self, force=False):
+        self._copy_from_first()
         made = self.train_function
         super().make_train_function(force)
-        if self.train_function is made or not distribution.is_distributed():
-            return
-        self._copy_from_first()
-        self._sum_of_losses = distribution.sum_of_losses(
-            self.trainable_variables
-        )
+        if self.train_function is not made and distribution.is_distributed():
+            self._sum_of_losses = distribution.sum_of_losses(
+                self.trainable_variables
+            )
 
     def make_test_function(self, force=False):
-        made = self.test_function
+        self._copy_from_first()
         super().make_test_function(force)
-        if self.test_function is not made and distribution.is_distributed():
-            self._copy_from_first()
 
     def _copy_from_first(self):
-        optimizer = self.optimizer.variables if self.optimizer else []
-        distribution.copy_from_first([*self.variables, *optimizer])
+        """Lets all processes start equal, once for each `compile`."""
+        is_new = self.train_function is None and self.test_function is None
+        if is_new and distribution.is_distributed():
+            distribution.copy_from_first(
+                [*self.variables, *self.optimizer.variables]
+            )
 
     def train_step(self, data):
         return self._on_own_rows(super().train_step, data)
