@@ -4,8 +4,8 @@ Each process holds both models, and has its own rows of every batch.
 
     torchrun --nproc-per-node 2 examples/distributed/distill_torch.py
 
-Needs `pip install "keras-skd[torch,examples]"`, takes a few minutes on two cores
-and downloads 100 MB, once. The data are those of `distill_smollm2.py`.
+Needs `pip install "keras-skd[torch,examples]"`, takes a few minutes on two
+cores and downloads 100 MB, once. The data are those of `distill_smollm2.py`.
 """
 
 import argparse
