@@ -12,6 +12,7 @@ train step.
 | `value_and_gradients` | `value_and_grad` | GradientTape  | autograd          |
 | `scale_in_place`      | new array        | new tensor    | in place          |
 | `global_random_state` | none             | none          | of dropout        |
+| `sum_over_replicas`   | no-op            | all-reduce    | all-reduce        |
 | a rollout             | `jit`            | XLA           | eager, replays    |
 | ... `run_eagerly`     | `disable_jit`    | eager         | eager             |
 
@@ -21,8 +22,10 @@ in Python, row by row and operation by operation, so that `print` and
 different random numbers without XLA.
 """
 
+import contextlib
 from collections.abc import Callable
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -49,6 +52,8 @@ RolloutTrainer = backend.RolloutTrainer
 # A tensor of the backend, and a nested structure of them.
 Tensor = Any
 Nested = Any
+
+_in_micro_batch: ContextVar[bool] = ContextVar("in_micro_batch", default=False)
 
 
 def vmap_rows(function: Callable[[Nested], Nested], elements: Nested) -> Nested:
@@ -158,6 +163,49 @@ def scale_in_place(x: Tensor, factor: Tensor) -> Tensor:
     PyTorch scales it in place and takes its memory: `x` is empty afterwards.
     """
     return backend.scale_in_place(x, factor)
+
+
+def is_first_process() -> bool:
+    """Whether this process prints and writes files, of several on PyTorch."""
+    return backend.is_first_process()
+
+
+def sum_over_replicas(x: Nested) -> Nested:
+    """The sums of tensors over the replicas that share a batch.
+
+    Under a `tf.distribute.Strategy`, and in the processes of `torchrun`, each
+    replica computes the loss of its own rows, and the gradients are added up:
+    the denominator of a mean over the batch is such a sum. No gradient flows
+    through it. JAX computes on the whole batch, however it is sharded, so there
+    it is `x`, as it is in an `own_micro_batch()`.
+    """
+    return x if _in_micro_batch.get() else backend.sum_over_replicas(x)
+
+
+@contextlib.contextmanager
+def own_micro_batch():
+    """A context for a part of a replica's rows.
+
+    Other replicas may have more or fewer parts: none can wait for the others.
+    """
+    token = _in_micro_batch.set(True)
+    try:
+        yield
+    finally:
+        _in_micro_batch.reset(token)
+
+
+def rows_of_batch(num_rows) -> tuple:
+    """The place of this replica's rows in the batch.
+
+    Args:
+        num_rows: int or int scalar, the number of rows of this replica.
+
+    Returns:
+        `(num_rows, first)`: the number of rows of the whole batch, and the
+        index of the first that is here.
+    """
+    return backend.rows_of_batch(num_rows)
 
 
 def global_random_state() -> list[np.ndarray]:

@@ -6,7 +6,9 @@ import keras
 from keras import ops
 from keras import tree
 
+from keras_skd._backend import own_micro_batch
 from keras_skd._backend import scale_in_place
+from keras_skd._backend import sum_over_replicas
 from keras_skd._backend import value_and_gradients
 from keras_skd.decoding._control_flow import while_loop
 
@@ -45,7 +47,10 @@ class MicroBatches:
 
     def __call__(self, batch, measured, states):
         rows, count, micro_batch = self._split(batch)
-        share = self.size / ops.cast(rows, "float32")
+        # Of all replicas, which share the batch.
+        rows = ops.cast(rows, "float32")
+        all_rows, replicas = sum_over_replicas((rows, ops.ones_like(rows)))
+        share = self.size / ops.maximum(all_rows, 1.0)
         # TensorFlow must be told of variables that are read in a custom
         # gradient. `[...]` reads a variable as a tensor.
         values = [ops.stop_gradient(v[...]) for v in self.variables]
@@ -64,11 +69,12 @@ class MicroBatches:
                     ],
                     collect_losses=True,
                 )
-                with scope:
+                with scope, own_micro_batch():
                     loss, measured = self.loss(_narrow(part, width), share)
                 for additional in scope.losses:
                     additional = ops.sum(ops.cast(additional, "float32"))
-                    loss = loss + additional / ops.cast(count, "float32")
+                    parts = ops.cast(count, "float32") * replicas
+                    loss = loss + additional / parts
                 changed = [scope.get_current_value(v) for v in states]
                 return loss, (measured, changed)
 

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_skd._backend import global_random_state
+from keras_skd._backend import is_first_process
 from keras_skd._backend import set_global_random_state
 from keras_skd._checks import check_integer
 from keras_skd._saving import complete_file
@@ -133,6 +134,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         history.epoch = self._epochs
         history.history = self._logs
         distiller.history = history
+        if not is_first_process():
+            return
         if self.delete_checkpoint and self._path.exists():
             self._path.unlink()
             if not any(self.backup_dir.iterdir()):
@@ -140,6 +143,8 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def _save(self):
         self._num_unsaved = 0
+        if not is_first_process():
+            return
         progress = {
             "epoch": self._epoch,
             "num_batches": self._num_batches,

@@ -2,6 +2,7 @@ import torch
 
 from keras_skd._backend.eager import eager_scope
 from keras_skd._backend.stateful_trainer import StatefulTrainer
+from keras_skd._backend.torch import distribution
 from keras_skd._backend.torch.operations import global_random_state
 from keras_skd._backend.torch.operations import set_global_random_state
 from keras_skd._backend.torch.replay import frozen_weights
@@ -27,3 +28,75 @@ class RolloutTrainer(StatefulTrainer):
                 return self.write(x, rollout)
 
         return rollout_function
+
+    def fit(self, *args, verbose="auto", callbacks=None, **kwargs):
+        if not distribution.is_first_process():
+            verbose = 0
+            callbacks = distribution.callbacks_of_others(callbacks, self)
+        return super().fit(
+            *args, verbose=verbose, callbacks=callbacks, **kwargs
+        )
+
+    def evaluate(self, *args, verbose="auto", **kwargs):
+        if not distribution.is_first_process():
+            verbose = 0
+        return super().evaluate(*args, verbose=verbose, **kwargs)
+
+    def make_train_function(self, force=False):
+        self._copy_from_first()
+        made = self.train_function
+        super().make_train_function(force)
+        if self.train_function is not made and distribution.is_distributed():
+            self._sum_of_losses = distribution.sum_of_losses(
+                self.trainable_variables
+            )
+
+    def make_test_function(self, force=False):
+        self._copy_from_first()
+        super().make_test_function(force)
+
+    def _copy_from_first(self):
+        """Lets all processes start equal, once for each `compile`."""
+        is_new = self.train_function is None and self.test_function is None
+        if is_new and distribution.is_distributed():
+            distribution.copy_from_first(
+                [*self.variables, *self.optimizer.variables]
+            )
+
+    def train_step(self, data):
+        return self._on_own_rows(super().train_step, data)
+
+    def test_step(self, data):
+        return self._on_own_rows(super().test_step, data)
+
+    def _on_own_rows(self, step, data):
+        """A step of one process, or of all, each on its rows."""
+        if not distribution.is_distributed():
+            return step(data)
+        of_rollout = self.rollout.variables
+        of_batch = set(map(id, self.rollout.batch_seeds))
+        seeds = [
+            v
+            for v in (*of_rollout, *self.student.non_trainable_variables)
+            if v.name == "seed_generator_state" and id(v) not in of_batch
+        ]
+        with (
+            distribution.own_rows(self.batch_of(data)) as batch,
+            distribution.own_seeds(seeds),
+            distribution.changes_of_all(self.metrics_variables),
+        ):
+            logs = step((batch,))
+        # How often drafts are accepted: the seeds are the same by now.
+        distribution.average([v for v in of_rollout if "float" in v.dtype])
+        result = self.get_metrics_result()
+        return {name: result[name] for name in logs}
+
+    def _compute_loss(self, *args, training=True, **kwargs):
+        loss = super()._compute_loss(*args, training=training, **kwargs)
+        if training and distribution.is_distributed():
+            return self._sum_of_losses(loss)
+        return loss
+
+    def _aggregate_additional_loss(self, loss):
+        # Equal in all processes, whose losses are summed.
+        return distribution.share(super()._aggregate_additional_loss(loss))
