@@ -7,6 +7,8 @@ from keras import ops
 from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd._backend import RolloutTrainer
+from keras_skd._backend import is_first_process
+from keras_skd._backend import sum_over_replicas
 from keras_skd._checks import check_integer
 from keras_skd._compatibility import check_models
 from keras_skd._compatibility import has_vocabulary
@@ -380,14 +382,19 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
     ):
         step = ops.convert_to_tensor(self.training_step)
         loss, measured = self._objective(y_pred, x, step, training)
+        for additional in self.losses:
+            additional = self._aggregate_additional_loss(additional)
+            loss = loss + ops.cast(additional, loss.dtype)
+        # Keras trains on a replica's share of the loss. The metrics are of the
+        # whole batch, with the weight of the replica's rows.
+        means = {k: v for k, v in measured.items() if k in ("mean_kl", "parts")}
+        measured |= sum_over_replicas({"loss": loss, **means})
         if "mean_kl" in measured:
             self._mean_kl.update_state(
                 measured["mean_kl"], ops.shape(x["token_ids"])[0]
             )
-        for additional in self.losses:
-            loss = loss + ops.sum(ops.cast(additional, loss.dtype))
         weight = self._objective.batch_weight(x)
-        self._mean_loss.update_state(loss, weight)
+        self._mean_loss.update_state(measured["loss"], weight)
         self._additional_metrics.update_of_loss(measured, weight)
         return loss
 
@@ -515,7 +522,8 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             validation_data, _ = self._prepare(
                 "validation_data", validation_data
             )
-        if verbose != 0 and self.train_function is None:
+        is_new = self.train_function is None
+        if verbose != 0 and is_new and is_first_process():
             self._announce_compilation()
         with self._unharmed():
             return super().fit(

@@ -11,6 +11,7 @@ train step.
 | `value_and_gradients` | `value_and_grad` | GradientTape  | autograd          |
 | `scale_in_place`      | new array        | new tensor    | in place          |
 | `global_random_state` | none             | none          | of dropout        |
+| `sum_over_replicas`   | no-op            | all-reduce    | no-op             |
 | a rollout             | `jit`            | XLA           | eager, replays    |
 | ... `run_eagerly`     | `disable_jit`    | eager         | eager             |
 
@@ -121,6 +122,35 @@ def scale_in_place(x: Tensor, factor: Tensor) -> Tensor:
     PyTorch scales it in place and takes its memory: `x` is empty afterwards.
     """
     return backend.scale_in_place(x, factor)
+
+
+def is_first_process() -> bool:
+    """Whether this process prints and writes files, where there are several."""
+    return backend.is_first_process()
+
+
+def sum_over_replicas(x: Nested) -> Nested:
+    """The sums of tensors over the replicas that share a batch.
+
+    Under a `tf.distribute.Strategy`, each replica computes the loss of its own
+    rows, and Keras adds the gradients up: the denominator of a mean over the
+    batch is such a sum. No gradient flows through it. JAX computes on the whole
+    batch, however it is sharded, so there it is `x`.
+    """
+    return backend.sum_over_replicas(x)
+
+
+def rows_of_batch(num_rows) -> tuple:
+    """The place of this replica's rows in the batch.
+
+    Args:
+        num_rows: int or int scalar, the number of rows of this replica.
+
+    Returns:
+        `(num_rows, first)`: the number of rows of the whole batch, and the
+        index of the first that is here.
+    """
+    return backend.rows_of_batch(num_rows)
 
 
 def global_random_state() -> list[np.ndarray]:

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_skd._backend import global_random_state
+from keras_skd._backend import is_first_process
 from keras_skd._backend import set_global_random_state
 from keras_skd._checks import check_integer
 from keras_skd._saving import complete_file
@@ -133,6 +134,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         history.epoch = self._epochs
         history.history = self._logs
         distiller.history = history
+        if not is_first_process():
+            return
         if self.delete_checkpoint and self._path.exists():
             self._path.unlink()
             if not any(self.backup_dir.iterdir()):
@@ -146,12 +149,16 @@ class BackupAndRestore(keras.callbacks.Callback):
             "epochs": self._epochs,
             "logs": self._logs,
         }
+        values = map(ops.convert_to_numpy, self.model.metrics_variables)
+        values = dict(enumerate(values))
         self.backup_dir.mkdir(parents=True, exist_ok=True)
         with complete_file(self._path) as partial:
             self.model.save_weights(partial)
+            if not is_first_process():
+                return
             # In the same file, so that they cannot differ.
             with h5py.File(partial, "r+") as file:
                 file.attrs["progress"] = json.dumps(progress)
                 metrics = file.create_group("metrics")
-                for i, variable in enumerate(self.model.metrics_variables):
-                    metrics[str(i)] = ops.convert_to_numpy(variable)
+                for i, value in values.items():
+                    metrics[str(i)] = value

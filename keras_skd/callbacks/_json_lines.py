@@ -41,6 +41,8 @@ class JSONLinesLogger(keras.callbacks.Callback):
     ```
     """
 
+    first_process_only = True
+
     def __init__(
         self, path: str | os.PathLike, every_n_batches: int | None = None
     ):

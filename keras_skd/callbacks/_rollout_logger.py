@@ -60,6 +60,8 @@ class RolloutLogger(keras.callbacks.Callback):
     ```
     """
 
+    first_process_only = True
+
     def __init__(
         self,
         x: dict,

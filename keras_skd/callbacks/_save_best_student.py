@@ -72,6 +72,8 @@ class SaveBestStudent(keras.callbacks.Callback):
     ```
     """
 
+    first_process_only = True
+
     def __init__(
         self,
         path: str | os.PathLike,

@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from keras_skd._backend import sum_over_replicas
 from keras_skd._checks import check_number
 from keras_skd._log_space import Tensor
 from keras_skd._registry import Configurable
@@ -301,6 +302,9 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         weights. They do not depend on the values, so that the gradient of some
         positions can be computed before the others are known.
 
+        In a replica of a `tf.distribute.Strategy`, means are over the batch of
+        all replicas, so that their sum is the loss of one device.
+
         Args:
             sample_weight: bool, int or float tensor `(batch, length)`.
 
@@ -309,11 +313,13 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         """
         weights = ops.cast(sample_weight, self.dtype)
         if self.reduction == "token_mean":
-            return weights / ops.maximum(ops.sum(weights), 1.0)
+            total = sum_over_replicas(ops.sum(weights))
+            return weights / ops.maximum(total, 1.0)
         if self.reduction == "sequence_mean":
             # The maximum avoids 0 / 0 in a row without a response.
             totals = ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1.0)
-            return weights / totals / ops.cast(ops.size(totals), self.dtype)
+            num_rows = ops.cast(ops.size(totals), self.dtype)
+            return weights / totals / sum_over_replicas(num_rows)
         return weights
 
     def batch_weight(self, sample_weight: Tensor) -> Tensor:

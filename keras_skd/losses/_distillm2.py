@@ -1,5 +1,6 @@
 from keras import ops
 
+from keras_skd._backend import sum_over_replicas
 from keras_skd._checks import check_integer
 from keras_skd._checks import check_number
 from keras_skd._log_space import Tensor
@@ -53,7 +54,8 @@ def distillm2_alpha(
         reader_log_probs
     )
     responses = ops.sum(ops.cast(lengths > 0, gaps.dtype))
-    mean_gap = ops.sum(gaps) / ops.maximum(responses, 1.0)
+    total, responses = sum_over_replicas((ops.sum(gaps), responses))
+    mean_gap = total / ops.maximum(responses, 1.0)
     # Equal models have no gap: any finite ratio will do.
     ratios = mean_gap / ops.where(gaps == 0, 1e-5, gaps)
     skews = ops.clip(1.0 - (1.0 - alpha) * ratios, min_alpha, alpha)

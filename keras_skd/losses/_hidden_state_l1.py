@@ -1,5 +1,6 @@
 from keras import ops
 
+from keras_skd._backend import sum_over_replicas
 from keras_skd._checks import check_number
 from keras_skd._registry import Configurable
 from keras_skd.losses._distillation_loss import registry
@@ -71,7 +72,8 @@ class HiddenStateL1(Configurable):
             size = ops.sum(size, axis=(1, 2))
             size = ops.where(size == 0, 1.0, size)
             total = total + ops.sum(difference, axis=(1, 2)) / size
-        return self.weight * ops.mean(total)
+        num_rows = ops.cast(ops.size(total), "float32")
+        return self.weight * ops.sum(total) / sum_over_replicas(num_rows)
 
     def outputs(self, teacher, student) -> tuple[list, list]:
         """Returns the symbolic outputs of the layers in both backbones.

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_skd._backend import rows_of_batch
 from keras_skd._checks import check_integer
 from keras_skd._log_space import safe_log
 from keras_skd._seeding import derive_seed
@@ -48,6 +49,10 @@ class _Choice(Rollout):
     @property
     def variables(self) -> list:
         return [v for rollout in self._rollouts for v in rollout.variables]
+
+    @property
+    def batch_seeds(self) -> list:
+        return [v for rollout in self._rollouts for v in rollout.batch_seeds]
 
     def set_seed(self, seed: int):
         for i, rollout in enumerate(self._rollouts):
@@ -143,6 +148,10 @@ class Mixture(_Choice):
     def variables(self) -> list:
         return [*super().variables, self.seed_generator.state]
 
+    @property
+    def batch_seeds(self) -> list:
+        return [*super().batch_seeds, self.seed_generator.state]
+
     def set_seed(self, seed: int):
         super().set_seed(seed)
         if self.seed is None:
@@ -155,12 +164,14 @@ class Mixture(_Choice):
                 for weight in self.weights
             ]
         )
-        return keras.random.categorical(
+        num_rows, first = rows_of_batch(batch_size)
+        choice = keras.random.categorical(
             safe_log(weights)[None],
-            batch_size,
+            num_rows,
             dtype="int32",
             seed=self.seed_generator,
         )[0]
+        return ops.take(choice, (first + ops.arange(batch_size)) % num_rows)
 
     def get_config(self) -> dict:
         return {

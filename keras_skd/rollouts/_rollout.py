@@ -90,6 +90,15 @@ class Rollout(Configurable):
         samplers = self.samplers().values()
         return [v for sampler in samplers for v in sampler.variables]
 
+    @property
+    def batch_seeds(self) -> list:
+        """Those of `variables` that draw once for the rows of all replicas.
+
+        The other seeds differ between the replicas of a `tf.distribute`
+        strategy.
+        """
+        return []
+
     def set_seed(self, seed: int):
         """Reseeds every sampler that was not given a seed.
 

@@ -4,4 +4,7 @@ from keras_skd._backend.tensorflow.operations import scale_in_place
 from keras_skd._backend.tensorflow.operations import set_global_random_state
 from keras_skd._backend.tensorflow.operations import value_and_gradients
 from keras_skd._backend.tensorflow.operations import vmap_scope
+from keras_skd._backend.tensorflow.replicas import is_first_process
+from keras_skd._backend.tensorflow.replicas import rows_of_batch
+from keras_skd._backend.tensorflow.replicas import sum_over_replicas
 from keras_skd._backend.tensorflow.trainer import RolloutTrainer
