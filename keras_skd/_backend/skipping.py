@@ -14,6 +14,11 @@ class SkippingTrainer:
             starts with 0.
     """
 
+    def _build_optimizer(self):
+        """Creates the variables of the optimizer, before they are loaded."""
+        if self.compiled and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
     def make_train_function(self, force=False):
         made = self.train_function
         super().make_train_function(force)

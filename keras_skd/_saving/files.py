@@ -5,6 +5,8 @@ import os
 import pathlib
 import shutil
 
+from keras_skd._backend import is_first_process
+
 
 @contextlib.contextmanager
 def complete_file(filepath):
@@ -13,13 +15,20 @@ def complete_file(filepath):
     If the process is killed while writing, the previous file is kept. The path
     is in the same folder and has the same extension.
 
+    Several processes may write at once, since on TensorFlow all of them must
+    read the state: the file of the first one is kept.
+
     Args:
         filepath: str or `pathlib.Path`, a local file.
     """
     filepath = pathlib.Path(filepath)
-    partial = filepath.with_name(f".partial.{filepath.name}")
+    is_first = is_first_process()
+    process = "" if is_first else f".{os.getpid()}"
+    partial = filepath.with_name(f".partial{process}.{filepath.name}")
     try:
         yield partial
+        if not is_first:
+            return
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, filepath)

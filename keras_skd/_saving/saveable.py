@@ -268,11 +268,6 @@ class Saveable:
             self.compile(**keras.saving.deserialize_keras_object(config))
             self._build_optimizer()
 
-    def _build_optimizer(self):
-        """Creates the variables of the optimizer, before they are loaded."""
-        if self.compiled and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
-
     @functools.cached_property
     def _unsaved_state(self):
         """Saved with the distiller, but not one of its layers."""

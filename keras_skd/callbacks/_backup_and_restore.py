@@ -151,12 +151,16 @@ class BackupAndRestore(keras.callbacks.Callback):
             "epochs": self._epochs,
             "logs": self._logs,
         }
+        values = map(ops.convert_to_numpy, self.model.metrics_variables)
+        values = dict(enumerate(values))
         self.backup_dir.mkdir(parents=True, exist_ok=True)
         with complete_file(self._path) as partial:
             self.model.save_weights(partial)
+            if not is_first_process():
+                return
             # In the same file, so that they cannot differ.
             with h5py.File(partial, "r+") as file:
                 file.attrs["progress"] = json.dumps(progress)
                 metrics = file.create_group("metrics")
-                for i, variable in enumerate(self.model.metrics_variables):
-                    metrics[str(i)] = ops.convert_to_numpy(variable)
+                for i, value in values.items():
+                    metrics[str(i)] = value

@@ -72,8 +72,8 @@ def write(
         sequences, cache = write_until(sequences, cache, length, num_last)
     if num_last:
         index = last_rows(sequences.finished, num_last)
-        rows = take_rows((sequences, cache), index)
-        rows, _ = write_until(*rows, prompts.sequence_length)
+        rows, cache = take_rows((sequences, cache), index)
+        rows, _ = write_until(rows, cache, prompts.sequence_length)
         sequences = put_rows(sequences, index, rows)
     return sequences
 
