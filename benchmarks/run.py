@@ -32,7 +32,11 @@ OURS = [
     "wide",
     "uneven",
 ]
-PEERS = {"trl": "trl_gkd.py", "assisted": "assisted_generation.py"}
+PEERS = {
+    "trl": "trl_gkd.py",
+    "trl_distillation": "trl_distillation.py",
+    "assisted": "assisted_generation.py",
+}
 NUM_THREADS = 2
 
 

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from keras import tree
 
-_SMALLEST_BATCH = 100000
+_SMALLEST_BATCH = 16
 
 
 def num_last_rows(batch_size) -> int:
