@@ -3,6 +3,7 @@ import torch
 from keras_skd._backend.eager import eager_scope
 from keras_skd._backend.stateful_trainer import StatefulTrainer
 from keras_skd._backend.torch import distribution
+from keras_skd._backend.torch.adam import fuse
 from keras_skd._backend.torch.operations import global_random_state
 from keras_skd._backend.torch.operations import set_global_random_state
 from keras_skd._backend.torch.replay import frozen_weights
@@ -13,6 +14,10 @@ class RolloutTrainer(StatefulTrainer):
 
     # Measured on two cores, for the message about the first step.
     compile_seconds_per_layer = 0.5
+
+    def compile(self, optimizer="adam", **kwargs):
+        super().compile(optimizer=optimizer, **kwargs)
+        fuse(self.optimizer)
 
     def _symbolic_build(self, *args, **kwargs):
         # Keras builds metrics in the first `fit` with a forward pass, whose
