@@ -98,6 +98,19 @@ def greedy(rows, mesh) -> Sent:
     return Sent(2, 2 * FLOAT * rows) + largest
 
 
+def prefill(shape, mesh) -> Sent:
+    """A chunk of the prompts, read by both models."""
+    rows = shape.batch_size // mesh.rows
+    width = min(32, shape.sequence_length)
+    return sum(
+        (
+            forward_pass(model, rows, width, mesh, to_caches=True)
+            for model in (shape.student, shape.teacher)
+        ),
+        start=Sent(),
+    )
+
+
 def draft(shape, mesh) -> Sent:
     """One token of each row by the student."""
     rows = shape.batch_size // mesh.rows
@@ -219,6 +232,7 @@ def sends():
     print("mesh    part            modelled              compiled")
     for mesh in (Mesh(2, 1), Mesh(4, 1), Mesh(8, 1), Mesh(1, 2), Mesh(2, 4)):
         modelled = {
+            "a prefill": prefill(shape, mesh),
             "a draft": draft(shape, mesh),
             "a verification": verification(shape, mesh, width),
         }
@@ -270,6 +284,7 @@ def compiled_sends(shape, mesh, width) -> dict:
         if s == "f32[]"
     )
     return {
+        "a prefill": total(lambda c: len(c.loops) == 1 and c.loops != rounds),
         "a draft": total(lambda c: drafts and c.loops == drafts),
         "a verification": total(lambda c: c.loops == rounds),
         "gradients": Sent(sent.collectives, sent.bytes - scalars),
