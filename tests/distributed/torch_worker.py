@@ -66,6 +66,7 @@ def rollouts_of():
     speculative = distillers.speculative
     schedules = keras_skd.schedules
     return {
+        "supervised": keras_skd.rollouts.Supervised(),
         "speculative": speculative(num_speculative_tokens=2),
         "schedule": keras_skd.rollouts.Speculative(
             keras_skd.acceptance.TopK(schedules.Linear(5, 200, num_steps=10)),
@@ -272,7 +273,8 @@ TRAININGS = {
     "sum": ("mixture", "sum"),
     "batch": ("mixture", "distillm2"),
     "lora": ("speculative", "sequence_mean", None, "lora"),
-    "mixed_precision": ("speculative", "token_mean", None, "mixed_precision"),
+    # On given text: in bfloat16, rounding decides about tokens.
+    "mixed_precision": ("supervised", "token_mean", None, "mixed_precision"),
 }
 OTHERS = {
     "sample": sample,
