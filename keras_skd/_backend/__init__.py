@@ -125,7 +125,7 @@ def scale_in_place(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def is_first_process() -> bool:
-    """Whether this process prints and writes files, of several on PyTorch."""
+    """Whether this process prints and writes files, where there are several."""
     return backend.is_first_process()
 
 
