@@ -21,7 +21,7 @@ from tests.support import distillers
 from tests.support import writing
 from tests.support.writing import random_causal_lm
 
-# The last of the batches of 4 has 2 rows: too few for 4 processes.
+# The last of the batches of 4 has one row: the others have none.
 BATCH_SIZE = 4
 EPOCHS = 3
 LENGTH = 16
@@ -40,7 +40,6 @@ DATA = {
         "of sitting by her sister",
         "to get",
         "where you want",
-        "There was",
     ],
     "responses": [
         " to get very tired",
@@ -56,7 +55,6 @@ DATA = {
         " on the bank",
         " to, said the Cat.",
         " to get to",
-        " nothing",
     ],
 }
 VALIDATION = {key: column[:3] for key, column in DATA.items()}
@@ -66,6 +64,7 @@ def rollouts_of():
     speculative = distillers.speculative
     schedules = keras_skd.schedules
     return {
+        "supervised": keras_skd.rollouts.Supervised(),
         "speculative": speculative(num_speculative_tokens=2),
         "schedule": keras_skd.rollouts.Speculative(
             keras_skd.acceptance.TopK(schedules.Linear(5, 200, num_steps=10)),
@@ -89,7 +88,10 @@ def objectives():
     losses = keras_skd.losses
     return {
         "sequence_mean": dict(loss="forward_kl"),
-        "token_mean": dict(loss=losses.ReverseKL(reduction="token_mean")),
+        "token_mean": dict(
+            loss=losses.ReverseKL(reduction="token_mean"),
+            rollout_metrics=["kl_by_source"],
+        ),
         "sum": dict(
             loss=losses.WeightedSum(
                 [losses.ForwardKL(), losses.CrossEntropy()],
@@ -117,6 +119,9 @@ def train(rollout, objective, accumulation=None, variant=None):
         teacher.quantize("int8")
         keras.utils.set_random_seed(0)
         student.backbone.enable_lora(2)
+    if variant == "regularizer":
+        first = student.trainable_variables[0]
+        first.regularizer = keras.regularizers.L2(0.01)
     distiller = keras_skd.Distiller(teacher, student, rollout, seed=0)
     distiller.compile(
         optimizer=keras.optimizers.SGD(
@@ -171,9 +176,9 @@ class Recorded(keras_skd.rollouts.OnPolicy):
 def random_distiller(rank, rollout=None, seed=None):
     """Nothing is the same in two processes but the arguments."""
     if rollout is None:
-        rollout = keras_skd.rollouts.Speculative(
-            keras_skd.acceptance.TopK(12), num_speculative_tokens=2
-        )
+        # Two numbers of drafts, to compile less than the default.
+        keras_skd.rollouts._speculative._CHOICES = (1, 2)
+        rollout = keras_skd.rollouts.Speculative(keras_skd.acceptance.TopK(12))
     distiller = keras_skd.Distiller(
         random_causal_lm("llama", rank, num_layers=1),
         # With dropout.
@@ -270,9 +275,10 @@ TRAININGS = {
     "accumulation": ("speculative", "sequence_mean", 2),
     "token_mean": ("schedule", "token_mean"),
     "sum": ("mixture", "sum"),
-    "batch": ("mixture", "distillm2"),
+    "batch": ("mixture", "distillm2", None, "regularizer"),
     "lora": ("speculative", "sequence_mean", None, "lora"),
-    "mixed_precision": ("speculative", "token_mean", None, "mixed_precision"),
+    # On given text: in bfloat16, rounding decides about tokens.
+    "mixed_precision": ("supervised", "token_mean", None, "mixed_precision"),
 }
 OTHERS = {
     "sample": sample,

@@ -37,6 +37,11 @@ class Rows(NamedTuple):
     stop: int
     total: int
 
+    @property
+    def counts(self) -> bool:
+        """Whether there are any. If not, there is one that does not count."""
+        return self.start < self.stop
+
 
 # During a step of several processes.
 _rows: ContextVar[Rows | None] = ContextVar("rows", default=None)
@@ -88,8 +93,7 @@ def sum_over_replicas(x):
         return x
 
     def total(x):
-        # Without rows, a process has one that does not count.
-        x = x.detach() * (rows.start < rows.stop)
+        x = x.detach() * rows.counts
         distributed.all_reduce(x)
         return x
 
@@ -97,8 +101,11 @@ def sum_over_replicas(x):
 
 
 def share(x):
-    """The part of a value, equal in all processes, of which `x` is the sum."""
-    return x if _rows.get() is None else x / distributed.get_world_size()
+    """The part of this process in `x`, to which those with rows add equally."""
+    rows = _rows.get()
+    if rows is None:
+        return x
+    return x * rows.counts / min(rows.total, distributed.get_world_size())
 
 
 def rows_of_batch(num_rows):
@@ -155,7 +162,7 @@ def own_rows(batch):
     batch, seed = message
     total = len(batch["token_ids"])
     rows = Rows(total * rank // count, total * (rank + 1) // count, total)
-    if rows.start < rows.stop:
+    if rows.counts:
         batch = {k: x[rows.start : rows.stop] for k, x in batch.items()}
     else:
         batch = _full({k: x[:1] for k, x in batch.items()})
