@@ -106,6 +106,18 @@ CASES = {
             }
         ),
     },
+    "lora": {
+        "rollout": rollouts.Supervised,
+        "adapt": lambda teacher, student: student.backbone.enable_lora(2),
+    },
+    "int8_teacher": {
+        "rollout": rollouts.Supervised,
+        "adapt": lambda teacher, student: teacher.quantize("int8"),
+    },
+    "mixed_bfloat16": {
+        "rollout": rollouts.Supervised,
+        "dtype": "mixed_bfloat16",
+    },
     "schedule": {
         "rollout": lambda: greedy(
             acceptance=keras_skd.acceptance.TopK(schedules.Linear(12, 4, 10))
@@ -114,15 +126,18 @@ CASES = {
 }
 
 
-def make_models():
+def make_models(dtype="float32"):
     return [
-        random_causal_lm("llama", seed=seed, num_layers=1) for seed in (1, 2)
+        random_causal_lm("llama", seed=seed, num_layers=1, dtype=dtype)
+        for seed in (1, 2)
     ]
 
 
 def make(strategy, case, models=None):
     with strategy.scope():
-        teacher, student = models or make_models()
+        models = models or make_models(case.get("dtype", "float32"))
+        case.get("adapt", lambda *models: None)(*models)
+        teacher, student = models
         distiller = keras_skd.Distiller(
             teacher,
             student,
