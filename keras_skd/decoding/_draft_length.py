@@ -36,7 +36,8 @@ class DraftLength:
 
     def init(self):
         """The acceptance rate at the start of a batch, a scalar."""
-        return ops.copy(self.estimate)
+        # Read only where it is listed: it may be on a different device.
+        return ops.copy(self.estimate) if self.variables else ops.zeros(())
 
     def choose(self, acceptance_rate, student_cost: float, bonus: int = 0):
         """The number of drafts in the next round, an int32 scalar.

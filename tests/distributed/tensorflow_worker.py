@@ -26,8 +26,9 @@ from keras_skd._backend import is_first_process
 from tests.support.writing import random_causal_lm
 
 LENGTH = 16
-# Rounding is about 1e-6 of a logit.
 K = 8
+# As the fixture `one_draft_length`.
+rollouts._speculative._CHOICES = (2,)
 
 
 def greedy(**kwargs):
@@ -105,6 +106,18 @@ CASES = {
             }
         ),
     },
+    "lora": {
+        "rollout": rollouts.Supervised,
+        "adapt": lambda teacher, student: student.backbone.enable_lora(2),
+    },
+    "int8_teacher": {
+        "rollout": rollouts.Supervised,
+        "adapt": lambda teacher, student: teacher.quantize("int8"),
+    },
+    "mixed_bfloat16": {
+        "rollout": rollouts.Supervised,
+        "dtype": "mixed_bfloat16",
+    },
     "schedule": {
         "rollout": lambda: greedy(
             acceptance=keras_skd.acceptance.TopK(schedules.Linear(12, 4, 10))
@@ -113,15 +126,18 @@ CASES = {
 }
 
 
-def make_models():
+def make_models(dtype="float32"):
     return [
-        random_causal_lm("llama", seed=seed, num_layers=1) for seed in (1, 2)
+        random_causal_lm("llama", seed=seed, num_layers=1, dtype=dtype)
+        for seed in (1, 2)
     ]
 
 
 def make(strategy, case, models=None):
     with strategy.scope():
-        teacher, student = models or make_models()
+        models = models or make_models(case.get("dtype", "float32"))
+        case.get("adapt", lambda *models: None)(*models)
+        teacher, student = models
         distiller = keras_skd.Distiller(
             teacher,
             student,
@@ -218,9 +234,9 @@ def checks(one, several):
 
 
 def generate(distiller):
-    return distiller.generate(
-        prompts_of(random_rows(3)), sampler="greedy", max_length=12
-    )["token_ids"].tolist()
+    return distiller.generate(prompts_of(random_rows(3)), sampler="greedy")[
+        "token_ids"
+    ].tolist()
 
 
 def smallest_margin():
@@ -270,6 +286,7 @@ def resumed_is_equal(distiller):
         return student_weights(distiller)
 
     with tempfile.TemporaryDirectory() as folder:
+        fit()  # Makes the optimizer's variables.
         start = f"{folder}/start.weights.h5"
         distiller.save_weights(start)
         uninterrupted = fit()

@@ -83,8 +83,8 @@ def test_two_devices():
     results = run(2, "token_mean", "speculative", "checks")
     checks = results.pop("checks")
     check_equal(results, "token_mean", "speculative")
-    # Far more than rounding, which is about 1e-6: it decides no token.
-    assert checks["smallest_margin"] > 1e-3
+    # Rounding, about 1e-6 of a logit, decides no token.
+    assert checks["smallest_margin"] > 1e-5
     assert checks["generate_is_equal"] and checks["generates_in_scope"]
     # Eight rows of one prompt, four on each device, in two calls.
     assert checks["different_texts"] > 8
@@ -101,12 +101,18 @@ CASES = (
     "one_row",
     "mixture",
     "schedule",
+    "lora",
+    "int8_teacher",
 )
 
 
 @pytest.mark.long
 def test_losses_and_rollouts():
     check_equal(run(2, *CASES), *CASES)
+    results = run(2, "mixed_bfloat16")["mixed_bfloat16"]
+    # Each device rounds its own sums.
+    assert results["trained"] > 1e-3
+    assert max(results.values()) < 2e-2
 
 
 @pytest.mark.long
@@ -136,7 +142,7 @@ def test_a_worker_that_dies(tmp_path):
     finally:
         first.kill()
     assert first.returncode != 0
-    assert "task" in output, output
+    assert "/job:worker/replica:0/task:1" in output, output
 
     codes, outputs = run_workers("resume", tmp_path / "killed")
     assert codes == [0, 0], outputs

@@ -109,7 +109,13 @@ class RolloutTrainer(StatefulTrainer):
         of_one_length, by_length = make(step_function), {}
 
         def function(iterator):
-            if None not in _lengths(getattr(iterator, "element_spec", ())):
+            # Keras 3.15 fails at a loop of several steps on several devices.
+            one_by_one = (
+                self.steps_per_execution > 1
+                and self.distribute_strategy.num_replicas_in_sync > 1
+            )
+            lengths = _lengths(getattr(iterator, "element_spec", ()))
+            if None not in lengths and not one_by_one:
                 return self._of_all_replicas(of_one_length(iterator))
             outputs = None
             for _ in range(self.steps_per_execution):
