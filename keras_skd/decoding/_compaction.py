@@ -27,6 +27,8 @@ def num_last_rows(batch_size) -> int:
 
 def is_left(finished, num_last_rows):
     """Whether there are more rows to write than the last ones."""
+    if not num_last_rows:
+        return ~ops.all(finished)
     return ops.sum(ops.cast(~finished, "int32")) > num_last_rows
 
 

@@ -113,6 +113,7 @@ def distiller_of(
     loss="forward_kl",
     reduction="sequence_mean",
     accumulate=None,
+    micro_batch_size=None,
     lora=False,
     int8=False,
     policy="float32",
@@ -169,7 +170,9 @@ def distiller_of(
     optimizer = keras.optimizers.SGD(
         0.5, momentum=0.9, gradient_accumulation_steps=accumulate
     )
-    distiller.compile(optimizer=optimizer, loss=loss)
+    distiller.compile(
+        optimizer=optimizer, loss=loss, micro_batch_size=micro_batch_size
+    )
     return distiller
 
 

@@ -77,6 +77,15 @@ CASES = {
             "hidden_state_loss": losses.HiddenStateL1(),
         },
     },
+    "micro_batches": {
+        "rollout": rollouts.Supervised,
+        "loss": lambda: losses.ForwardKL(reduction="token_mean"),
+        "compile": lambda: {
+            "micro_batch_size": 1,
+            "rollout_metrics": ["kl_by_source", "loss_parts"],
+            "hidden_state_loss": losses.HiddenStateL1(),
+        },
+    },
     "sum": {
         "rollout": rollouts.Supervised,
         "loss": lambda: losses.WeightedSum(

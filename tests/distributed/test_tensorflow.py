@@ -80,9 +80,10 @@ def check_equal(differences, *names):
 
 
 def test_two_devices():
-    results = run(2, "token_mean", "speculative", "checks")
+    cases = "token_mean", "micro_batches", "speculative"
+    results = run(2, *cases, "checks")
     checks = results.pop("checks")
-    check_equal(results, "token_mean", "speculative")
+    check_equal(results, *cases)
     # Rounding, about 1e-6 of a logit, decides no token.
     assert checks["smallest_margin"] > 1e-5
     assert checks["generate_is_equal"] and checks["generates_in_scope"]

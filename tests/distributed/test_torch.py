@@ -18,7 +18,7 @@ pytestmark = [
     ),
 ]
 ROOT = pathlib.Path(__file__).parents[2]
-SHORT = ("token_mean", "batch")
+SHORT = ("token_mean", "batch", "micro_batches")
 LONG = ("plain", "accumulation", "sum", "lora")
 
 

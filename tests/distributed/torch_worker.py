@@ -92,6 +92,12 @@ def objectives():
             loss=losses.ReverseKL(reduction="token_mean"),
             rollout_metrics=["kl_by_source"],
         ),
+        "micro_batches": dict(
+            loss=losses.ForwardKL(reduction="token_mean"),
+            hidden_state_loss=losses.HiddenStateL1(),
+            rollout_metrics=["kl_by_source", "loss_parts"],
+            micro_batch_size=1,
+        ),
         "sum": dict(
             loss=losses.WeightedSum(
                 [losses.ForwardKL(), losses.CrossEntropy()],
@@ -274,6 +280,7 @@ TRAININGS = {
     "plain": ("speculative", "sequence_mean"),
     "accumulation": ("speculative", "sequence_mean", 2),
     "token_mean": ("schedule", "token_mean"),
+    "micro_batches": ("schedule", "micro_batches"),
     "sum": ("mixture", "sum"),
     "batch": ("mixture", "distillm2", None, "regularizer"),
     "lora": ("speculative", "sequence_mean", None, "lora"),
