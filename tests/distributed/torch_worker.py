@@ -129,8 +129,11 @@ def train(rollout, objective, accumulation=None, variant=None):
         ),
         **objective,
     )
+    data = dict(DATA)
+    if variant == "teacher_prompts":
+        data["teacher_prompts"] = [f"{x} very" for x in data["prompts"]]
     history = distiller.fit(
-        DATA,
+        data,
         batch_size=BATCH_SIZE,
         epochs=EPOCHS,
         shuffle=False,
@@ -275,6 +278,7 @@ TRAININGS = {
     "accumulation": ("speculative", "sequence_mean", 2),
     "token_mean": ("schedule", "token_mean"),
     "sum": ("mixture", "sum"),
+    "teacher": ("speculative", "sequence_mean", None, "teacher_prompts"),
     "batch": ("mixture", "distillm2", None, "regularizer"),
     "lora": ("speculative", "sequence_mean", None, "lora"),
     # On given text: in bfloat16, rounding decides about tokens.
