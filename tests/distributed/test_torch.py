@@ -19,7 +19,7 @@ pytestmark = [
 ]
 ROOT = pathlib.Path(__file__).parents[2]
 SHORT = ("token_mean", "batch", "micro_batches")
-LONG = ("plain", "accumulation", "sum", "lora")
+LONG = ("plain", "accumulation", "sum", "teacher", "lora")
 
 
 def torchrun(num_processes, folder, *names):

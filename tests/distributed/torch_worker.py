@@ -135,8 +135,11 @@ def train(rollout, objective, accumulation=None, variant=None):
         ),
         **objective,
     )
+    data = dict(DATA)
+    if variant == "teacher_prompts":
+        data["teacher_prompts"] = [f"{x} very" for x in data["prompts"]]
     history = distiller.fit(
-        DATA,
+        data,
         batch_size=BATCH_SIZE,
         epochs=EPOCHS,
         shuffle=False,
@@ -282,6 +285,7 @@ TRAININGS = {
     "token_mean": ("schedule", "token_mean"),
     "micro_batches": ("schedule", "micro_batches"),
     "sum": ("mixture", "sum"),
+    "teacher": ("speculative", "sequence_mean", None, "teacher_prompts"),
     "batch": ("mixture", "distillm2", None, "regularizer"),
     "lora": ("speculative", "sequence_mean", None, "lora"),
     # On given text: in bfloat16, rounding decides about tokens.
