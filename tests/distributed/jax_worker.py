@@ -89,7 +89,10 @@ def distribution_of(mesh, cut=None):
         return None
     devices = keras.distribution.list_devices()
     if isinstance(mesh, int):
-        return keras.distribution.DataParallel(devices=devices[:mesh])
+        # In several processes, each has its own part of the data.
+        return keras.distribution.DataParallel(
+            devices=devices[:mesh], auto_shard_dataset=False
+        )
     mesh = keras.distribution.DeviceMesh(
         mesh, ["batch", "model"], devices[: mesh[0] * mesh[1]]
     )
@@ -297,6 +300,9 @@ def train_in_processes(
     )
     weights = distiller.student.get_weights()
     if folder is not None and index == 0:
+        # Keras makes variables in order to save, which all processes would
+        # have to make.
+        keras.distribution.set_distribution(None)
         distiller.student.save_weights(f"{folder}/student.weights.h5")
     return {
         "num_devices": jax.device_count(),

@@ -5,6 +5,7 @@ starts.
 """
 
 import math
+import re
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "jax",
     reason="`keras.distribution` is of JAX alone",
 )
+HIDDEN_DIM = 16
 # Rows of all kinds in a step: a mixture whose rows differ, a rule that changes,
 # a mean over the tokens of all devices, gradients of two batches, and a last
 # batch that four devices do not divide.
@@ -41,18 +43,9 @@ def assert_same(result, one):
     assert last < first
 
 
-def num_bytes(collectives):
-    sizes = {"pred": 1, "s32": 4, "f32": 4, "u32": 4}
-    total = 0
-    for _, shapes in collectives:
-        for shape in shapes:
-            kind, dimensions = shape.rstrip("]").split("[")
-            total += (
-                sizes[kind] * math.prod(map(int, dimensions.split(",")))
-                if dimensions
-                else sizes[kind]
-            )
-    return total
+def size(shape):
+    """The number of elements of a shape such as `"f32[8,16]"`."""
+    return math.prod(map(int, re.findall(r"\d+", shape.split("[")[1])))
 
 
 def sent_in_loops(program):
@@ -86,16 +79,16 @@ def test_rows_stay_on_their_devices():
     # In loops, rows are neither gathered nor exchanged: their 4 on a device.
     for name, collectives in sent_in_loops(cut).items():
         for kind, shapes in collectives:
-            if kind in ("all-gather", "all-reduce"):
-                sizes = {s.split("[")[1].split(",")[0] for s in shapes}
-                assert sizes <= {"4", "]"}, (name, kind, shapes)
-            else:
-                raise AssertionError((name, kind, shapes))
-    # Nothing as large as a cache or as the logits of the vocabulary.
-    assert max(map(num_bytes, ([c] for c in sent_in_loops(cut)["2-3"]))) < 512
+            assert kind in ("all-gather", "all-reduce"), (name, kind)
+            sizes = {re.match(r"\w+\[(\d*)", s)[1] for s in shapes}
+            assert sizes <= {"4", ""}, (name, kind, shapes)
+    # Hidden states of a token are the largest: neither caches nor logits.
+    per_draft = [s for _, shapes in cut["loops"]["2-3"] for s in shapes]
+    assert max(map(size, per_draft)) == 4 * HIDDEN_DIM
 
-    total = [p["arguments"] + p["temporary"] for p in (alone, two, four)]
-    assert total[1] < 0.6 * total[0] and total[2] < 0.6 * total[1]
+    # On each device; the weights are the same.
+    held = [p["arguments"] + p["temporary"] for p in (alone, two, four)]
+    assert held[1] < 0.7 * held[0] and held[2] < 0.7 * held[1]
     for result in distributed:
         assert_same(result, one)
 
@@ -190,9 +183,10 @@ def test_two_processes_and_one_that_dies(tmp_path):
     dying = ("train_in_processes", {**call[1], "dies_after": 3})
     survivor, dead = start(1, [dying], num_processes=2)
     dead.wait(timeout=540)
-    _, errors = survivor.communicate(timeout=60)
+    # JAX misses the other's heartbeat after a minute.
+    _, errors = survivor.communicate(timeout=180)
     assert survivor.returncode != 0
-    assert "Error" in errors or "FATAL" in errors
+    assert "another task died" in errors
 
     resumed = [finish(p) for p in start(1, [call], num_processes=2)]
     assert (tmp_path / "student.weights.h5").exists()
