@@ -84,8 +84,6 @@ def test_two_devices():
     results = run(2, *cases, "checks")
     checks = results.pop("checks")
     check_equal(results, *cases)
-    # Rounding, about 1e-6 of a logit, decides no token.
-    assert checks["smallest_margin"] > 1e-5
     assert checks["generate_is_equal"] and checks["generates_in_scope"]
     # Eight rows of one prompt, four on each device, in two calls.
     assert checks["different_texts"] > 8
@@ -110,7 +108,10 @@ CASES = (
 @pytest.mark.long
 def test_losses_and_rollouts():
     check_equal(run(2, *CASES), *CASES)
-    results = run(2, "mixed_bfloat16")["mixed_bfloat16"]
+    results = run(2, "smallest_margin", "mixed_bfloat16")
+    # Rounding, about 1e-6 of a logit, decides no token.
+    assert results["smallest_margin"] > 1e-5
+    results = results["mixed_bfloat16"]
     # Each device rounds its own sums.
     assert results["trained"] > 1e-3
     assert max(results.values()) < 2e-2
