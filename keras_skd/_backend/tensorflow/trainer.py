@@ -169,7 +169,8 @@ def _check_accumulation(optimizer):
         raise ValueError(
             "Keras' optimizers cannot accumulate gradients on several devices: "
             "they would sum them in a branch, which `tf.distribute` does not "
-            "support. Pass an optimizer without `gradient_accumulation_steps`. "
+            "support. Pass an optimizer without `gradient_accumulation_steps`, "
+            "and a larger batch with `compile(micro_batch_size=...)`. "
             f"Received: gradient_accumulation_steps={steps}"
         )
 
