@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import tempfile
 
 from keras_skd._backend import is_first_process
 
@@ -16,15 +17,18 @@ def complete_file(filepath):
     is in the same folder and has the same extension.
 
     Several processes may write at once, since on TensorFlow all of them must
-    read the state: the file of the first one is kept.
+    read the state: those after the first write to a temporary folder.
 
     Args:
         filepath: str or `pathlib.Path`, a local file.
     """
     filepath = pathlib.Path(filepath)
     is_first = is_first_process()
-    process = "" if is_first else f".{os.getpid()}"
-    partial = filepath.with_name(f".partial{process}.{filepath.name}")
+    partial = filepath.with_name(f".partial.{filepath.name}")
+    if not is_first:
+        partial = pathlib.Path(
+            tempfile.gettempdir(), f"{os.getpid()}{partial.name}"
+        )
     try:
         yield partial
         if not is_first:

@@ -143,8 +143,6 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def _save(self):
         self._num_unsaved = 0
-        if not is_first_process():
-            return
         progress = {
             "epoch": self._epoch,
             "num_batches": self._num_batches,
@@ -153,7 +151,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         }
         values = map(ops.convert_to_numpy, self.model.metrics_variables)
         values = dict(enumerate(values))
-        self.backup_dir.mkdir(parents=True, exist_ok=True)
+        if is_first_process():
+            self.backup_dir.mkdir(parents=True, exist_ok=True)
         with complete_file(self._path) as partial:
             self.model.save_weights(partial)
             if not is_first_process():
