@@ -51,6 +51,7 @@ def distiller(seed=5, weights=2):
         hidden_state_loss=losses.HiddenStateL1(
             layers={"transformer_layer_0": "transformer_layer_0"}, weight=0.1
         ),
+        micro_batch_size=3,
         loss_chunk_size=8,
     )
     return result

@@ -3,6 +3,10 @@
 import keras
 import numpy as np
 import pytest
+
+if keras.backend.backend() != "torch":
+    pytest.skip("how PyTorch updates weights", allow_module_level=True)
+
 import torch
 
 from keras_skd._backend.torch.adam import fuse
