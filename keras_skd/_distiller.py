@@ -349,25 +349,10 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
-        if metrics:
-            # Keras makes their variables in the first step, which on TensorFlow
-            # is then traced twice.
-            self._compile_metrics.build(
-                keras.KerasTensor((None, None), "int32"),
-                keras.KerasTensor((None, None, self.vocabulary_size)),
-            )
+        self._build_token_metrics()
         objective.check_accumulation(self.optimizer)
         self._objective = objective
-        self._micro_batches = None
-        if micro_batch_size is not None:
-            self._micro_batches = MicroBatches(
-                self._loss_of_micro_batch,
-                micro_batch_size,
-                [
-                    *(v for model in self._models() for v in model.variables),
-                    self.training_step,
-                ],
-            )
+        self._micro_batches = self._make_micro_batches(micro_batch_size)
         self._additional_metrics = additional_metrics
         self._auto_scale_loss = auto_scale_loss
         self._compile_for_decoding()
@@ -447,6 +432,14 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         logs["loss"] = logs.pop("mean_loss")
         return logs
 
+    def _make_micro_batches(self, size):
+        if size is None:
+            return None
+        models = [v for model in self._models() for v in model.variables]
+        return MicroBatches(
+            self._loss_of_micro_batch, size, [*models, self.training_step]
+        )
+
     def _loss_of_micro_batch(self, x, share):
         outputs = self._read_student(x, training=True)
         self._update_token_metrics(x, outputs)
@@ -457,6 +450,18 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         if y_pred:
             self._update_token_metrics(x, y_pred)
         return self.get_metrics_result()
+
+    def _build_token_metrics(self):
+        """Makes the variables of the metrics of the next token.
+
+        Keras makes them in the first step, which on TensorFlow is then traced
+        twice.
+        """
+        if self._compile_metrics is not None:
+            self._compile_metrics.build(
+                keras.KerasTensor((None, None), "int32"),
+                keras.KerasTensor((None, None, self.vocabulary_size)),
+            )
 
     def _update_token_metrics(self, x, outputs):
         """Updates the metrics of the next token, those of Keras' `compile`."""

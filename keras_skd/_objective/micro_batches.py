@@ -48,9 +48,12 @@ class MicroBatches:
     def __call__(self, batch, measured, states):
         rows, count, micro_batch = self._split(batch)
         # Of all replicas, which share the batch.
-        rows = ops.cast(rows, "float32")
-        all_rows, replicas = sum_over_replicas((rows, ops.ones_like(rows)))
-        share = self.size / ops.maximum(all_rows, 1.0)
+        of_all = sum_over_replicas(
+            (ops.cast(rows, "float32"), ops.cast(count, "float32"))
+        )
+        shares = [
+            n / ops.maximum(m, 1.0) for n, m in zip((self.size, 1), of_all)
+        ]
         # TensorFlow must be told of variables that are read in a custom
         # gradient. `[...]` reads a variable as a tensor.
         values = [ops.stop_gradient(v[...]) for v in self.variables]
@@ -60,38 +63,23 @@ class MicroBatches:
             current = [v[...] for v in states]
             part, end = micro_batch(i)
 
-            def function(*weights, width):
-                scope = keras.StatelessScope(
-                    [
+            def read(width):
+                def function(*weights):
+                    variables = [
                         *zip(self.variables, values),
                         *zip(states, current),
                         *zip(self.trainable, weights),
-                    ],
-                    collect_losses=True,
-                )
-                with scope, own_micro_batch():
-                    loss, measured = self.loss(_narrow(part, width), share)
-                for additional in scope.losses:
-                    additional = ops.sum(ops.cast(additional, "float32"))
-                    parts = ops.cast(count, "float32") * replicas
-                    loss = loss + additional / parts
-                changed = [scope.get_current_value(v) for v in states]
-                return loss, (measured, changed)
-
-            widths = _widths(part["token_ids"].shape[1])
-            index = sum(ops.cast(end > w, "int32") for w in widths[:-1])
-            (value, (new, changed)), gradients = _switch(
-                index,
-                [
-                    lambda width=width: value_and_gradients(
-                        functools.partial(function, width=width),
-                        weights,
-                        gradients,
-                        has_aux=True,
+                    ]
+                    return self._loss_of(
+                        _narrow(part, width), shares, variables, states
                     )
-                    for width in widths
-                ],
-            )
+
+                return value_and_gradients(
+                    function, weights, gradients, has_aux=True
+                )
+
+            length = part["token_ids"].shape[1]
+            (value, (new, changed)), gradients = _in_width(read, end, length)
             for variable, state in zip(states, changed):
                 variable.assign(state)
             measured = {name: measured[name] + new[name] for name in measured}
@@ -114,6 +102,22 @@ class MicroBatches:
             [ops.stop_gradient(g) for g in gradients],
         )
         return loss, tree.map_structure(ops.stop_gradient, measured)
+
+    def _loss_of(self, micro_batch, shares, variables, states):
+        """The loss of a micro-batch, and `(measured, values of the states)`.
+
+        Args:
+            shares: pair of scalars, the share of all rows and of all
+                micro-batches.
+            variables: list of pairs of a variable and its value.
+        """
+        scope = keras.StatelessScope(variables, collect_losses=True)
+        with scope, own_micro_batch():
+            loss, measured = self.loss(micro_batch, shares[0])
+        for additional in scope.losses:
+            additional = ops.sum(ops.cast(additional, "float32"))
+            loss = loss + additional * shares[1]
+        return loss, (measured, [scope.get_current_value(v) for v in states])
 
     def _split(self, batch):
         """Splits a batch into micro-batches, from long rows to short ones.
@@ -179,14 +183,21 @@ def _narrow(batch, width):
     }
 
 
-def _widths(sequence_length):
-    """The widths in which a micro-batch is read, each of which is compiled."""
+def _in_width(function, end, sequence_length):
+    """Calls a function of a width with the narrowest that holds a row's end.
+
+    Each width is compiled.
+    """
     narrow = -(-sequence_length // 96) * 32  # About a third.
-    return sorted({min(narrow, sequence_length), sequence_length})
-
-
-def _switch(index, branches):
-    return ops.switch(index, branches) if len(branches) > 1 else branches[0]()
+    if narrow >= sequence_length:
+        return function(sequence_length)
+    return ops.switch(
+        ops.cast(end > narrow, "int32"),
+        [
+            functools.partial(function, narrow),
+            functools.partial(function, sequence_length),
+        ],
+    )
 
 
 def _with_gradients(value, weights, gradients):
