@@ -6,9 +6,7 @@
 loss is the forward KL divergence (beta = 0), numbers are float32.
 """
 
-import argparse
 import dataclasses
-import tempfile
 import time
 
 import transformers
@@ -17,9 +15,9 @@ from peers import make_model
 from shapes import SEED
 from shapes import SHAPES
 from timing import emit
-from timing import emit_versions
 from trl import DistillationConfig
 from trl import DistillationTrainer
+from trl_gkd import main
 from trl_gkd import make_tokenizer
 from trl_gkd import words
 
@@ -85,19 +83,5 @@ def train(name, shape_name, repeats, directory, **arguments):
     trainer.train()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", default="small", choices=SHAPES)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    emit_versions("torch", "transformers", "trl", backend="peers")
-    with tempfile.TemporaryDirectory() as directory:
-        for name, arguments in (
-            ("no checkpointing", {"gradient_checkpointing": False}),
-            ("defaults", {}),
-        ):
-            train(name, args.shape, args.repeats, directory, **arguments)
-
-
 if __name__ == "__main__":
-    main()
+    main(train, __doc__)

@@ -139,8 +139,9 @@ def words(token_ids):
     return " ".join(f"w{i}" for i in token_ids)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(train, description):
+    """Trains at the best setting, and at the defaults."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--shape", default="small", choices=SHAPES)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
@@ -154,4 +155,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(train, __doc__)

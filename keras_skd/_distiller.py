@@ -30,6 +30,7 @@ from keras_skd._preprocessing import prepare
 from keras_skd._preview import Preview
 from keras_skd._saving import Saveable
 from keras_skd._scoring import Scorer
+from keras_skd._seeding import is_seed
 from keras_skd._stop_tokens import resolve_stop_token_ids
 from keras_skd.chat import ChatTemplate
 from keras_skd.decoding import CachedCausalLM
@@ -402,10 +403,11 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         if training and self._micro_batches is not None:
             metrics = self._compile_metrics
             metric_variables = [] if metrics is None else metrics.variables
+            seeds = filter(is_seed, self.student.variables)  # Of dropout.
             loss, measured = self._micro_batches(
                 {**x, "loss_weights": self._objective.weights(x)},
                 self._objective.nothing_measured(),
-                [*_seeds(self.student), *metric_variables],
+                [*seeds, *metric_variables],
             )
         else:
             step = ops.convert_to_tensor(self.training_step)
@@ -985,12 +987,6 @@ def _freeze_encoders(backbone):
         # Weight decay would change it all the same.
         if getattr(backbone, name, None) is not None:
             getattr(backbone, name).trainable = False
-
-
-def _seeds(model):
-    """The state of the model's random seeds, for dropout."""
-    weights = {id(v) for v in model.weights}
-    return [v for v in model.variables if id(v) not in weights]
 
 
 def _check_micro_batch_size(size, student):

@@ -24,3 +24,8 @@ def reseed(generator: keras.random.SeedGenerator, seed: int):
     """
     state = keras.random.SeedGenerator(seed).state
     generator.state.assign(np.asarray(state))
+
+
+def is_seed(variable) -> bool:
+    """Whether a variable is the state of a `keras.random.SeedGenerator`."""
+    return variable.name == "seed_generator_state"

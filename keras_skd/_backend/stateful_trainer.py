@@ -1,4 +1,7 @@
+import itertools
+
 from keras_skd._backend.skipping import SkippingTrainer
+from keras_skd._seeding import is_seed
 
 
 class StatefulTrainer(SkippingTrainer):
@@ -25,6 +28,16 @@ class StatefulTrainer(SkippingTrainer):
         rollout = self.rollout_function(batch)
         self.measure(rollout)
         return super().test_step((rollout,))
+
+    def seeds_of_replica(self):
+        """The states of the seeds that differ between replicas."""
+        of_batch = set(map(id, self.rollout.batch_seeds))
+        variables = self.rollout.variables, self.student.non_trainable_variables
+        return [
+            v
+            for v in itertools.chain(*variables)
+            if is_seed(v) and id(v) not in of_batch
+        ]
 
     def sync_state(self):
         """Nothing to do: see the JAX trainer."""

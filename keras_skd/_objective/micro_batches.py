@@ -11,6 +11,7 @@ from keras_skd._backend import scale_in_place
 from keras_skd._backend import sum_over_replicas
 from keras_skd._backend import value_and_gradients
 from keras_skd.decoding._control_flow import while_loop
+from keras_skd.decoding._prompts import TEACHER_KEYS
 
 
 class MicroBatches:
@@ -171,14 +172,13 @@ class MicroBatches:
         return rows, count, micro_batch
 
 
-# Of other lengths than the student's sequences.
-_NOT_NARROWED = ("teacher_token_ids", "teacher_padding_mask")
-
-
 def _narrow(batch, width):
-    """The first columns of a batch whose other columns are padding."""
+    """The first columns of a batch whose other columns are padding.
+
+    The teacher's own prompts have another length.
+    """
     return {
-        key: x if key in _NOT_NARROWED or len(x.shape) < 2 else x[:, :width]
+        key: x if key in TEACHER_KEYS or len(x.shape) < 2 else x[:, :width]
         for key, x in batch.items()
     }
 

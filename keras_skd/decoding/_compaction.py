@@ -25,7 +25,7 @@ def num_last_rows(batch_size) -> int:
     return batch_size // 4
 
 
-def is_left(finished, num_last_rows):
+def more_are_left(finished, num_last_rows):
     """Whether there are more rows to write than the last ones."""
     if not num_last_rows:
         return ~ops.all(finished)

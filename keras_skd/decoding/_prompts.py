@@ -6,7 +6,7 @@ teacher's sequence it is shifted by a per-row offset.
 
 from keras import ops
 
-_TEACHER_KEYS = "teacher_token_ids", "teacher_padding_mask"
+TEACHER_KEYS = "teacher_token_ids", "teacher_padding_mask"
 
 
 def columns(token_ids):
@@ -47,7 +47,7 @@ class Prompts:
         self.teacher = self
         self.offsets = ops.zeros_like(lengths)
         if has_teacher_prompts(batch):
-            token_ids, padding_mask = (batch[key] for key in _TEACHER_KEYS)
+            token_ids, padding_mask = (batch[key] for key in TEACHER_KEYS)
             lengths = _num_tokens(padding_mask)
             self.offsets = lengths - self.lengths
             self.teacher = object.__new__(Prompts)
@@ -82,7 +82,7 @@ class Prompts:
 
 def has_teacher_prompts(batch: dict) -> bool:
     """Whether the teacher reads prompts of its own."""
-    return _TEACHER_KEYS[0] in batch
+    return TEACHER_KEYS[0] in batch
 
 
 def prompt_lengths(batch: dict):
@@ -104,7 +104,7 @@ def teacher_sequences(rollout: dict):
         the responses, of shape `(batch, teacher_sequence_length)`, and the
         offsets of `Prompts`.
     """
-    prompt_ids, padding_mask = (rollout[key] for key in _TEACHER_KEYS)
+    prompt_ids, padding_mask = (rollout[key] for key in TEACHER_KEYS)
     teacher_lengths = _num_tokens(padding_mask)
     offsets = teacher_lengths - prompt_lengths(rollout)
     column = columns(prompt_ids)

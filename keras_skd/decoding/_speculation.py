@@ -13,8 +13,8 @@ from keras import ops
 
 from keras_skd._log_space import rank_of
 from keras_skd._source import Source
-from keras_skd.decoding._compaction import is_left
 from keras_skd.decoding._compaction import last_rows
+from keras_skd.decoding._compaction import more_are_left
 from keras_skd.decoding._compaction import num_last_rows
 from keras_skd.decoding._compaction import put_rows
 from keras_skd.decoding._compaction import take_rows
@@ -214,7 +214,7 @@ class SpeculativeDecoder:
             sequences = state.sequences
             room = sequences.ends - 1 + self.widths[-1] <= length
             fits = sequences.finished | room | is_whole
-            return ops.all(fits) & is_left(sequences.finished, num_last)
+            return ops.all(fits) & more_are_left(sequences.finished, num_last)
 
         student, teacher = self.student.model, self.teacher.model
         (state,) = while_loop(

@@ -5,8 +5,8 @@ from keras import ops
 from keras_skd._source import Source
 from keras_skd.decoding import _lockstep
 from keras_skd.decoding._cached_causal_lm import CachedCausalLM
-from keras_skd.decoding._compaction import is_left
 from keras_skd.decoding._compaction import last_rows
+from keras_skd.decoding._compaction import more_are_left
 from keras_skd.decoding._compaction import num_last_rows
 from keras_skd.decoding._compaction import put_rows
 from keras_skd.decoding._compaction import take_rows
@@ -46,7 +46,7 @@ def write(
 
         def fits(sequences, cache):
             fits = sequences.finished | (sequences.ends <= length)
-            return ops.all(fits) & is_left(sequences.finished, num_last)
+            return ops.all(fits) & more_are_left(sequences.finished, num_last)
 
         def body(sequences, cache):
             logits, cache = next_logits(model, sequences, cache)

@@ -302,8 +302,8 @@ class DistillationLoss(keras.losses.Loss, Configurable):
         weights. They do not depend on the values, so that the gradient of some
         positions can be computed before the others are known.
 
-        In a replica of a `tf.distribute.Strategy`, means are over the batch of
-        all replicas, so that their sum is the loss of one device.
+        In one of several replicas (`tf.distribute`, `torchrun`), means are over
+        the batch of all, so that their sum is the loss of one device.
 
         Args:
             sample_weight: bool, int or float tensor `(batch, length)`.

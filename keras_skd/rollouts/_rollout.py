@@ -95,7 +95,7 @@ class Rollout(Configurable):
         """Those of `variables` that draw once for the rows of all replicas.
 
         The other seeds differ between the replicas of a `tf.distribute`
-        strategy.
+        strategy, and between the processes of `torchrun`.
         """
         return []
 

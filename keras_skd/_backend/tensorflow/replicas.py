@@ -57,10 +57,6 @@ def in_replica_of(strategy):
     )
 
 
-def is_seed(variable):
-    return variable.name == "seed_generator_state"
-
-
 @contextlib.contextmanager
 def own_seeds(variables):
     """Lets each replica draw different random numbers.

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from keras_skd._backend.eager import eager_scope
 from keras_skd._backend.tensorflow import replicas
+from keras_skd._seeding import is_seed
 
 
 class RolloutFunction:
@@ -30,7 +31,7 @@ class RolloutFunction:
         self._states = rollout.variables
         shared = set(map(id, rollout.batch_seeds))
         self._differs = [
-            replicas.is_seed(v) and id(v) not in shared for v in self._states
+            is_seed(v) and id(v) not in shared for v in self._states
         ]
         # Always by XLA, even where Keras leaves its own step to the graph
         # executor (on a CPU): that is many times slower at a loop of small

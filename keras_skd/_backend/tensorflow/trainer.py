@@ -84,13 +84,7 @@ class RolloutTrainer(StatefulTrainer):
         if self.distribute_strategy.num_replicas_in_sync == 1:
             return step(data)
         states = self.rollout.variables
-        of_batch = set(map(id, self.rollout.batch_seeds))
-        seeds = [
-            v
-            for v in (*states, *self.student.non_trainable_variables)
-            if replicas.is_seed(v) and id(v) not in of_batch
-        ]
-        with replicas.own_seeds(seeds):
+        with replicas.own_seeds(self.seeds_of_replica()):
             logs = step(data)
         # How often drafts are accepted: the seeds are equal by now.
         replicas.average([v for v in states if "float" in v.dtype])

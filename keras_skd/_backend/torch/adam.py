@@ -1,7 +1,6 @@
 """Keras' Adam by PyTorch's kernel, which reads and writes each weight once.
 
-Keras' own makes five temporary copies of all weights in each step: a tenth of a
-training step on a CPU.
+Keras' own makes five temporary copies of all weights in each step.
 """
 
 import math

@@ -79,15 +79,9 @@ class RolloutTrainer(StatefulTrainer):
         if not distribution.is_distributed():
             return step(data)
         of_rollout = self.rollout.variables
-        of_batch = set(map(id, self.rollout.batch_seeds))
-        seeds = [
-            v
-            for v in (*of_rollout, *self.student.non_trainable_variables)
-            if v.name == "seed_generator_state" and id(v) not in of_batch
-        ]
         with (
             distribution.own_rows(self.batch_of(data)) as batch,
-            distribution.own_seeds(seeds),
+            distribution.own_seeds(self.seeds_of_replica()),
             distribution.changes_of_all(self.metrics_variables),
         ):
             logs = step((batch,))
