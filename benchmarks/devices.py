@@ -37,6 +37,9 @@ class Mesh(NamedTuple):
         return self.rows * self.weights
 
 
+ONE_DEVICE = Mesh()
+
+
 class Sent(NamedTuple):
     """The collectives of a part of a step, and bytes of their results.
 
@@ -294,30 +297,51 @@ def compiled_sends(shape, mesh, width) -> dict:
 def measured(quick=False):
     """Prints modelled and measured seconds of a step on virtual devices.
 
-    Virtual devices take turns on the same cores. What a step costs on one
-    device, whatever its rows, and what each row costs is measured on one; the
-    time of a collective by itself. Nothing is fitted to several devices.
+    Virtual devices share the cores of the machine. What a step costs on one
+    device and one core, whatever its rows, and what each row costs is measured
+    in a process with one core; the time of a collective by itself. Nothing is
+    fitted to several devices.
     """
     shape = SHAPES["toy" if quick else "small"]
     repeats = 1 if quick else 5
     half = dataclasses.replace(shape, batch_size=shape.batch_size // 2)
-    whole, part = (step_time(s, Mesh(), repeats) for s in (shape, half))
+    whole, part = (on_one_core(step_time, s, repeats) for s in (shape, half))
     fixed = max(0.0, 2 * part - whole)
-    print(f"one device: {whole:.3f} s, of which {fixed:.3f} s for any rows")
+    print(
+        f"one device, one core: {whole:.3f} s, of which {fixed:.3f} s for any "
+        "rows"
+    )
+    num_cores = len(os.sched_getaffinity(0))
     # No draft is accepted: a round for each token.
     num_collectives = 2 * shape.num_new_tokens
     for rows in (1, 2, 4, 8):
-        modelled = whole + (rows - 1) * fixed
+        # One device does not keep all cores busy: that is not modelled.
+        modelled = (rows * fixed + whole - fixed) / min(rows, num_cores)
         if rows > 1:
             modelled += num_collectives * collective_time(rows)
-        seconds = step_time(shape, Mesh(rows), repeats)
+        seconds = step_time(shape, repeats, Mesh(rows))
         print(
             f"{rows} devices: modelled {modelled:.3f} s, measured "
             f"{seconds:.3f} s ({modelled / seconds - 1:+.0%})"
         )
 
 
-def step_time(shape, mesh, repeats):
+def on_one_core(function, *args):
+    """Calls a function in a process with one core."""
+    import concurrent.futures
+    import multiprocessing
+
+    core = min(os.sched_getaffinity(0))
+    with concurrent.futures.ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=os.sched_setaffinity,
+        initargs=(0, {core}),
+    ) as executor:
+        return executor.submit(function, *args).result()
+
+
+def step_time(shape, repeats, mesh=ONE_DEVICE):
     """The median seconds of a training step."""
     import ours
 

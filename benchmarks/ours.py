@@ -238,11 +238,11 @@ def at_acceptance(probability, distiller, batch):
     return measure_here
 
 
-def from_zero(sampler, measure):
-    """A rollout that a `StopsAfter` sampler stops."""
+def from_zero(sampler, measure, start=0):
+    """What a `StopsAfter` sampler stops, whose count starts at 0 or later."""
 
     def measure_here():
-        sampler.count.assign(0)
+        sampler.count.assign(start)
         return measure()
 
     return measure_here
@@ -318,7 +318,7 @@ def length(bench):
     shape = bench.shape
     # If every draft is accepted, the student's n-th token is the row's n-th.
     everything = TopK(shape.vocabulary_size)
-    for sequence_length in (128, 1024):
+    for sequence_length in (128, 1024, 4096):
         batch = make_batch(shape, sequence_length)
         samplers = [StopsAfter(shape.num_new_tokens) for _ in range(3)]
         rollouts = {
@@ -339,6 +339,31 @@ def length(bench):
                 f"{name}, sequence_length {sequence_length:,}",
                 from_zero(sampler, measure),
             )
+
+
+def position(bench):
+    """64 tokens and one token, after short and after long prompts.
+
+    The difference is what 63 tokens take at these positions.
+    """
+    num_tokens = bench.shape.num_new_tokens
+    everything = TopK(bench.shape.vocabulary_size)
+    for prompt_length in (num_tokens, 16 * num_tokens - num_tokens // 2):
+        shape = dataclasses.replace(bench.shape, prompt_length=prompt_length)
+        batch = make_batch(shape)
+        samplers = [StopsAfter(num_tokens) for _ in range(2)]
+        rollouts = {
+            "SKD": Speculative(everything, student_sampler=samplers[0]),
+            "on-policy": OnPolicy(samplers[1]),
+        }
+        for sampler, (name, rollout) in zip(samplers, rollouts.items()):
+            distiller = bench.distiller(rollout, stop_token_ids=(STOP_ID,))
+            measure = write(distiller, batch)
+            for tokens in (num_tokens, 1):
+                yield (
+                    f"{name} rollout, {tokens} tokens after {prompt_length}",
+                    from_zero(sampler, measure, num_tokens - tokens),
+                )
 
 
 def update(distiller, batch, batch_size):
@@ -424,6 +449,7 @@ PARTS = {
     "acceptance": acceptance,
     "passes": passes,
     "length": length,
+    "position": position,
     "wide": wide,
     "uneven": uneven,
 }

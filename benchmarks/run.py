@@ -29,6 +29,7 @@ OURS = [
     "acceptance",
     "passes",
     "length",
+    "position",
     "wide",
     "uneven",
 ]

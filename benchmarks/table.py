@@ -45,6 +45,7 @@ FLOOR = [
 ]
 FLOOR_SUM = "floor: all of it"
 TRL_STEP = "TRL GKD step, no checkpointing"
+TRL_UPDATE = "TRL DistillationTrainer update, no checkpointing"
 
 # The ratios in the table: of two measurements of a backend, or of a peer.
 RATIOS = [
@@ -60,6 +61,23 @@ RATIOS = [
     ),
     ("assisted generation, K = 25", "SKD rollout, K = 25"),
     ("KerasHub generate", "on-policy rollout"),
+    *[
+        (above, f"SKD update of 32, {percent}% accepted")
+        for percent in (0, 30, 90, 100)
+        for above in (
+            TRL_UPDATE,
+            f"SKD update of 32, batch by batch, {percent}% accepted",
+        )
+    ],
+    (TRL_UPDATE, "on-policy update of 32"),
+    ("on-policy update of 32, batch by batch", "on-policy update of 32"),
+    *[
+        (
+            f"{name} update of 32, batch by batch, uneven",
+            f"{name} update of 32, uneven",
+        )
+        for name in ("SKD", "on-policy")
+    ],
     ("SKD step, every draft accepted", FLOOR_SUM),
     ("on-policy step", FLOOR_SUM),
     *[
@@ -70,8 +88,9 @@ RATIOS = [
         for percent in (10, 90, 100)
     ],
     *[
-        (f"{name}, sequence_length 1,024", f"{name}, sequence_length 128")
+        (f"{name}, sequence_length {length}", f"{name}, sequence_length 128")
         for name in ("SKD rollout", "on-policy rollout", "KerasHub generate")
+        for length in ("1,024", "4,096")
     ],
     (
         "loss and gradients of whole logits",
@@ -137,7 +156,7 @@ class Results:
 def _order(path):
     """Sorts our columns before the peers'."""
     what = path.stem.split("-")[1]
-    return [*COLUMNS, "trl", "assisted"].index(what)
+    return [*COLUMNS, "trl", "trl_distillation", "assisted"].index(what)
 
 
 def render(directory):

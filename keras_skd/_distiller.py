@@ -297,7 +297,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             hidden_state_loss: a `keras_skd.losses.HiddenStateL1` to add to the
                 loss. Defaults to `None`.
             micro_batch_size: int. How many rows the student learns from at
-                once. The gradients of a batch are added up, and make one
+                a time. The gradients of a batch are added up, and make one
                 update: it is the same as without, but for dropout, and takes
                 the memory of a small batch. Rows that are written together
                 take less time each: let batches have several times as many as
@@ -383,9 +383,15 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         return self._generate(batch, "random", self.stop_token_ids)
 
     def call(self, inputs, training=None):
-        if training and self._micro_batches is not None:
+        if training and self._is_read_in_parts(inputs):
             return {}  # `compute_loss` reads the rows.
         return self._read_student(inputs, training)
+
+    def _is_read_in_parts(self, x):
+        sequence_length = x["token_ids"].shape[1]
+        return self._micro_batches is not None and self._micro_batches.changes(
+            sequence_length
+        )
 
     def _read_student(self, inputs, training):
         outputs = self._objective.read_student(
@@ -400,7 +406,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        if training and self._micro_batches is not None:
+        if training and self._is_read_in_parts(x):
             metrics = self._compile_metrics
             metric_variables = [] if metrics is None else metrics.variables
             seeds = filter(is_seed, self.student.variables)  # Of dropout.
@@ -435,8 +441,8 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         return logs
 
     def _make_micro_batches(self, size):
-        if size is None:
-            return None
+        if self.student.compute_dtype == "float16":
+            return None  # Its gradients are those of a scaled loss.
         models = [v for model in self._models() for v in model.variables]
         return MicroBatches(
             self._loss_of_micro_batch, size, [*models, self.training_step]

@@ -1,4 +1,4 @@
-"""The loss of a batch, of which the student reads a few rows at a time."""
+"""The loss of a batch, of which a few rows are read at a time."""
 
 import functools
 
@@ -13,12 +13,16 @@ from keras_skd._backend import value_and_gradients
 from keras_skd.decoding._control_flow import while_loop
 from keras_skd.decoding._prompts import TEACHER_KEYS
 
+# Rows of at most this length are read with all of their padding.
+_SHORT = 256
+
 
 class MicroBatches:
     """The sum of a loss over micro-batches, with its gradients.
 
     The activations of a micro-batch are freed before the next: a large batch
-    takes as much memory for them as a small one.
+    takes as much memory for them as a small one. Where rows are shorter than
+    the batch is wide, columns of padding are not read.
 
     Args:
         loss: callable from a micro-batch and its share of the rows of the batch
@@ -26,7 +30,7 @@ class MicroBatches:
             over the micro-batches are the loss of the batch, and what is
             measured of it. The mean of what
             layers add to the loss is added to it.
-        size: int. The number of rows in a micro-batch.
+        size: int. The number of rows in a micro-batch, or `None` for all.
         variables: list of `keras.Variable`s that `loss` reads. The loss has
             gradients in those that are trainable.
 
@@ -46,6 +50,10 @@ class MicroBatches:
         self.trainable = [v for v in variables if v.trainable]
         self.variables = variables
 
+    def changes(self, sequence_length) -> bool:
+        """Whether not all columns of all rows are read at once."""
+        return self.size is not None or len(_widths(sequence_length)) > 1
+
     def __call__(self, batch, measured, states):
         rows, count, micro_batch = self._split(batch)
         # Of all replicas, which share the batch.
@@ -53,7 +61,8 @@ class MicroBatches:
             (ops.cast(rows, "float32"), ops.cast(count, "float32"))
         )
         shares = [
-            n / ops.maximum(m, 1.0) for n, m in zip((self.size, 1), of_all)
+            ops.cast(n, "float32") / ops.maximum(m, 1.0)
+            for n, m in zip((self.size or rows, 1), of_all)
         ]
         # TensorFlow must be told of variables that are read in a custom
         # gradient. `[...]` reads a variable as a tensor.
@@ -61,48 +70,67 @@ class MicroBatches:
         weights = [ops.stop_gradient(v[...]) for v in self.trainable]
 
         def body(i, loss, gradients, measured):
-            current = [v[...] for v in states]
-            part, end = micro_batch(i)
-
-            def read(width):
-                def function(*weights):
-                    variables = [
-                        *zip(self.variables, values),
-                        *zip(states, current),
-                        *zip(self.trainable, weights),
-                    ]
-                    return self._loss_of(
-                        _narrow(part, width), shares, variables, states
-                    )
-
-                return value_and_gradients(
-                    function, weights, gradients, has_aux=True
-                )
-
-            length = part["token_ids"].shape[1]
-            (value, (new, changed)), gradients = _in_width(read, end, length)
-            for variable, state in zip(states, changed):
-                variable.assign(state)
+            value, new, gradients = self._read(
+                *micro_batch(i), shares, values, weights, gradients, states
+            )
             measured = {name: measured[name] + new[name] for name in measured}
             return i + 1, loss + value, gradients, measured
 
-        _, loss, gradients, measured = while_loop(
-            lambda i, *_: i < count,
-            body,
-            (
-                ops.zeros((), "int32"),
-                ops.zeros((), "float32"),
-                [ops.zeros_like(w, "float32") for w in weights],
-                measured,
-            ),
-            states=states,
-        )
+        start = ops.zeros((), "int32"), ops.zeros((), "float32")
+        if self.size is None:
+            _, loss, gradients, measured = body(*start, [], measured)
+        else:
+            totals = [ops.zeros_like(w, "float32") for w in weights]
+            _, loss, gradients, measured = while_loop(
+                lambda i, *_: i < count,
+                body,
+                (*start, totals, measured),
+                states=states,
+            )
         loss = _with_gradients(
             ops.stop_gradient(loss),
             [v.value for v in self.trainable],
             [ops.stop_gradient(g) for g in gradients],
         )
         return loss, tree.map_structure(ops.stop_gradient, measured)
+
+    def _read(self, part, end, shares, values, weights, totals, states):
+        """Reads a micro-batch, and assigns the states.
+
+        Args:
+            part: the micro-batch.
+            end: int scalar, the end of its longest row.
+            shares: see `_loss_of`.
+            values, weights: lists of tensors, of all variables and of those
+                that are trained.
+            totals: see `value_and_gradients`.
+            states: list of `keras.Variable`s.
+
+        Returns:
+            The loss, what is measured, and the gradients.
+        """
+        current = [v[...] for v in states]
+
+        def in_width(width):
+            def function(*weights):
+                variables = [
+                    *zip(self.variables, values),
+                    *zip(states, current),
+                    *zip(self.trainable, weights),
+                ]
+                return self._loss_of(
+                    _narrow(part, width), shares, variables, states
+                )
+
+            return value_and_gradients(function, weights, totals, has_aux=True)
+
+        length = part["token_ids"].shape[1]
+        (value, (measured, changed)), gradients = _in_width(
+            in_width, end, length
+        )
+        for variable, state in zip(states, changed):
+            variable.assign(state)
+        return value, measured, gradients
 
     def _loss_of(self, micro_batch, shares, variables, states):
         """The loss of a micro-batch, and `(measured, values of the states)`.
@@ -132,6 +160,11 @@ class MicroBatches:
             index of a micro-batch to it and to the end of its longest row.
         """
         rows = batch["token_ids"].shape[0]
+        if self.size is None:
+            if rows is None:
+                rows = ops.shape(batch["token_ids"])[0]
+            ends = ops.sum(ops.cast(batch["padding_mask"], "int32"), axis=1)
+            return rows, 1, lambda i: (batch, ops.max(ends))
         is_even = rows is not None and rows % self.size == 0
         if rows is None:
             rows = ops.shape(batch["token_ids"])[0]
@@ -183,20 +216,26 @@ def _narrow(batch, width):
     }
 
 
+def _widths(sequence_length):
+    """The widths in which rows may be read, each a third of the next."""
+    widths = [sequence_length]
+    while widths[0] > _SHORT:
+        widths.insert(0, -(-widths[0] // 96) * 32)
+    return widths
+
+
 def _in_width(function, end, sequence_length):
     """Calls a function of a width with the narrowest that holds a row's end.
 
     Each width is compiled.
     """
-    narrow = -(-sequence_length // 96) * 32  # About a third.
-    if narrow >= sequence_length:
+    widths = _widths(sequence_length)
+    if len(widths) == 1:
         return function(sequence_length)
+    narrower = (ops.cast(end > width, "int32") for width in widths[:-1])
     return ops.switch(
-        ops.cast(end > narrow, "int32"),
-        [
-            functools.partial(function, narrow),
-            functools.partial(function, sequence_length),
-        ],
+        sum(narrower),
+        [functools.partial(function, width) for width in widths],
     )
 
 

@@ -23,8 +23,9 @@ from keras_skd.schedules._values import check_value
 from keras_skd.schedules._values import serialize_value
 from keras_skd.schedules._values import value_at
 
-# The choices of "auto". A teacher pass is compiled for each of them.
-_CHOICES = (1, 4, 16)
+# The choices of "auto". A teacher pass is compiled for each of them. 16 drafts
+# were 20 % faster where all of them were accepted, and not at 90 %.
+_CHOICES = (1, 4)
 
 
 class _TwoSamplers(Rollout):

@@ -63,9 +63,10 @@ def finish(process, timeout=540):
 def main():
     job, calls = json.load(sys.stdin)
     if job is not None:
-        import keras
+        import jax
 
-        keras.distribution.initialize(*job)
+        # As `keras.distribution.initialize`, which takes no timeout.
+        jax.distributed.initialize(*job, heartbeat_timeout_seconds=20)
     results = [globals()[name](**arguments) for name, arguments in calls]
     print("\n" + json.dumps(results))
 
@@ -159,6 +160,7 @@ def distiller_of(
         "mixture": keras_skd.rollouts.Mixture(
             [(speculative, 0.7), ("supervised", 0.3)]
         ),
+        "supervised": keras_skd.rollouts.Supervised(),
     }
     distiller = keras_skd.Distiller(
         teacher,
@@ -196,8 +198,12 @@ def data_of(num_rows):
     }
 
 
-def train(num_rows=10, batch_size=4, steps=10, **arguments):
+def train(num_rows=10, batch_size=4, steps=10, padding=0, **arguments):
     """Trains for some steps.
+
+    Args:
+        padding: int. The number of columns of padding to add, which are then
+            not read.
 
     Returns:
         dict of the `"logs"` after each step, the `"scores"` of an evaluation,
@@ -207,8 +213,13 @@ def train(num_rows=10, batch_size=4, steps=10, **arguments):
     import keras
     import numpy as np
 
+    from keras_skd._objective import micro_batches
+
     distiller = distiller_of(**arguments)
     data = data_of(num_rows)
+    if padding:
+        micro_batches._SHORT = 32
+        data = {k: np.pad(x, [(0, 0), (0, padding)]) for k, x in data.items()}
     step_logs = []
     distiller.fit(
         data,
@@ -225,7 +236,7 @@ def train(num_rows=10, batch_size=4, steps=10, **arguments):
     # Without responses, which the rollout has to write.
     prompts = {k: v for k, v in data.items() if k != "response_mask"}
     prompts["padding_mask"] = data["padding_mask"] & ~data["response_mask"]
-    if arguments.get("rollout") == "mixture":
+    if distiller.rollout.needs_responses:
         prompts = data
     written = distiller.generate_rollout(prompts)
     scores = distiller.evaluate(

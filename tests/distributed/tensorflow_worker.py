@@ -23,6 +23,7 @@ from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd import schedules
 from keras_skd._backend import is_first_process
+from keras_skd._objective import micro_batches
 from tests.support.writing import random_causal_lm
 
 LENGTH = 16
@@ -56,6 +57,12 @@ def random_rows(num_rows, seed=0):
     }
 
 
+def padded(rows):
+    """The same rows with columns of padding, which are not read."""
+    micro_batches._SHORT = 32
+    return {k: np.pad(x, [(0, 0), (0, 48)]) for k, x in rows.items()}
+
+
 def prompts_of(rows):
     prompt = rows["padding_mask"] & ~rows["response_mask"]
     return {"token_ids": rows["token_ids"] * prompt, "padding_mask": prompt}
@@ -86,6 +93,11 @@ CASES = {
             "hidden_state_loss": losses.HiddenStateL1(),
         },
     },
+    "padding": {
+        "rollout": rollouts.Supervised,
+        "loss": lambda: losses.ForwardKL(reduction="token_mean"),
+        "x": lambda: padded(ROWS),
+    },
     "sum": {
         "rollout": rollouts.Supervised,
         "loss": lambda: losses.WeightedSum(
@@ -106,7 +118,7 @@ CASES = {
         "compile": lambda: {"run_eagerly": True},
     },
     # The last batch has one row, and all but one device none.
-    "one_row": {"rollout": rollouts.Supervised, "x": random_rows(17)},
+    "one_row": {"rollout": rollouts.Supervised, "x": lambda: random_rows(17)},
     "mixture": {
         "rollout": lambda: rollouts.Mixture(
             {
@@ -175,7 +187,7 @@ def train(strategy, case):
     """Ten steps. Returns the logs, by batch and epoch, and the weights."""
     distiller = make(strategy, case)
     start = student_weights(distiller)
-    x = case.get("x", ROWS)
+    x = case.get("x", lambda: ROWS)()
     if not distiller.rollout.needs_responses:
         x = prompts_of(x)
     logs = Logs()

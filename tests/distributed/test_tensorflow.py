@@ -93,6 +93,7 @@ def test_two_devices():
 
 
 CASES = (
+    "padding",
     "sum",
     "distillm2",
     "steps_per_execution",

@@ -19,7 +19,7 @@ pytestmark = [
 ]
 ROOT = pathlib.Path(__file__).parents[2]
 SHORT = ("token_mean", "batch", "micro_batches")
-LONG = ("plain", "accumulation", "sum", "teacher", "lora")
+LONG = ("plain", "accumulation", "sum", "teacher", "lora", "padding")
 
 
 def torchrun(num_processes, folder, *names):
@@ -82,7 +82,7 @@ def check_as_one(folder, name, num_processes, atol=1e-4):
 def two(tmp_path_factory):
     """The folder and the output of what two processes do in the short tests."""
     folder = tmp_path_factory.mktemp("two")
-    code, output = torchrun(2, folder, *SHORT, "differ", "sample")
+    code, output = torchrun(2, folder, *SHORT, "differ", "sample", "decide")
     assert code == 0, output
     return folder, output
 
@@ -106,6 +106,14 @@ def test_processes_that_differ_at_first_end_equal(two):
     assert (folder / "checkpoint.keras").exists()
     assert (folder / "best" / "config.json").exists()
     assert not (folder / "keras_backup").exists()
+
+
+def test_the_first_process_decides(two):
+    first, second = results(two[0], "decide", 2)
+    check_equal(first, second)
+    assert first["steps"] == 5
+    assert first["rate"] == pytest.approx(0.01)
+    assert not first[next(k for k in first if k.startswith("0 "))].any()
 
 
 def test_no_two_processes_draw_the_same_and_a_seed_repeats(two):

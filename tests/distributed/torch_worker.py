@@ -11,13 +11,16 @@ import os
 import pathlib
 import signal
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
 import torch
 
 import keras_skd
+from keras_skd._objective import micro_batches
 from tests.support import distillers
+from tests.support import tokenizers
 from tests.support import writing
 from tests.support.writing import random_causal_lm
 
@@ -119,7 +122,11 @@ def train(rollout, objective, accumulation=None, variant=None):
     rollout, objective = rollouts_of()[rollout], objectives()[objective]
     if variant == "mixed_precision":
         keras.config.set_dtype_policy("mixed_bfloat16")
-    teacher, student = distillers.models()
+    preprocessor, short = None, micro_batches._SHORT
+    if variant == "padding":
+        short = LENGTH
+        preprocessor = tokenizers.gpt2(sequence_length=4 * LENGTH)
+    teacher, student = distillers.models(preprocessor)
     keras.config.set_dtype_policy("float32")
     if variant == "lora":
         teacher.quantize("int8")
@@ -138,14 +145,15 @@ def train(rollout, objective, accumulation=None, variant=None):
     data = dict(DATA)
     if variant == "teacher_prompts":
         data["teacher_prompts"] = [f"{x} very" for x in data["prompts"]]
-    history = distiller.fit(
-        data,
-        batch_size=BATCH_SIZE,
-        epochs=EPOCHS,
-        shuffle=False,
-        validation_data=VALIDATION,
-        verbose=0,
-    )
+    with mock.patch.object(micro_batches, "_SHORT", short):
+        history = distiller.fit(
+            data,
+            batch_size=BATCH_SIZE,
+            epochs=EPOCHS,
+            shuffle=False,
+            validation_data=VALIDATION,
+            verbose=0,
+        )
     logs = dict(history.history)
     if not rollout.needs_responses:
         logs["written"] = distiller.evaluate(
@@ -245,6 +253,41 @@ def differ(folder):
     }
 
 
+def decide(folder):
+    """Trains with callbacks that decide differently in each process."""
+    rank = int(os.environ["RANK"])
+    distiller = random_distiller(0, seed=0)
+
+    class Stop(keras.callbacks.Callback):
+        """The second process would stop at once, the first one later."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            if rank == 1 or distiller.training_step == 5:
+                self.model.stop_training = True
+
+    class Rate(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.learning_rate = 0.01 / (1 + rank)
+
+        def on_train_end(self, logs=None):
+            weight = distiller.trainable_variables[0]
+            weight.assign(weight * 0 + rank)
+
+    distiller.fit(
+        writing.prompts([3, 1, 4, 1, 5, 9], LENGTH),
+        batch_size=2,
+        epochs=3,
+        shuffle=False,
+        verbose=0,
+        callbacks=[Stop(), Rate()],
+    )
+    return {
+        "steps": int(distiller.training_step),
+        "rate": float(distiller.optimizer.learning_rate),
+        **weights_of(distiller.student),
+    }
+
+
 def resume(folder, is_killed=True):
     """Trains; the second process is killed once, in the second epoch."""
     rank = int(os.environ["RANK"])
@@ -288,12 +331,15 @@ TRAININGS = {
     "teacher": ("speculative", "sequence_mean", None, "teacher_prompts"),
     "batch": ("mixture", "distillm2", None, "regularizer"),
     "lora": ("speculative", "sequence_mean", None, "lora"),
+    # Columns of padding, which are not read.
+    "padding": ("supervised", "token_mean", None, "padding"),
     # On given text: in bfloat16, rounding decides about tokens.
     "mixed_precision": ("supervised", "token_mean", None, "mixed_precision"),
 }
 OTHERS = {
     "sample": sample,
     "differ": differ,
+    "decide": decide,
     "killed": resume,
     "uninterrupted": functools.partial(resume, is_killed=False),
 }

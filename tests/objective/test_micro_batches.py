@@ -8,6 +8,7 @@ import pytest
 import keras_skd
 from keras_skd import losses
 from keras_skd._objective import Objective
+from keras_skd._objective import micro_batches
 from tests.support.writing import prompts
 from tests.support.writing import random_causal_lm
 
@@ -73,7 +74,14 @@ def test_is_the_same_as_all_rows_at_once():
     assert_equal(train(2, **arguments()), train(None, **arguments()))
 
 
-def test_short_rows_are_read_without_most_of_the_padding(monkeypatch):
+def test_widths():
+    assert micro_batches._widths(256) == [256]
+    assert micro_batches._widths(257) == [96, 257]
+    assert micro_batches._widths(4096) == [160, 480, 1376, 4096]
+
+
+@pytest.mark.parametrize("size", [2, None])
+def test_short_rows_are_read_without_most_of_the_padding(size, monkeypatch):
     ends = np.array([60, 10, 12, 33, 32, 20, 8])
     batch = prompts(ends, 64)
     batch["response_mask"] = batch["padding_mask"].copy()
@@ -89,14 +97,19 @@ def test_short_rows_are_read_without_most_of_the_padding(monkeypatch):
         return read(self, token_ids, padding_mask, training)
 
     monkeypatch.setattr(Objective, "read_student", record)
-    arguments = {"batch": batch, "rows": 7, "rollout": "supervised"}
-    in_parts = train(2, **arguments)
+    # In batches of the long rows and of the others.
+    arguments = {"batch": batch, "rows": 5, "rollout": "supervised"}
+    expected = train(None, **arguments)
+    assert set(widths) == {64}
+    widths.clear()
+    monkeypatch.setattr(micro_batches, "_SHORT", 32)
+    assert_equal(train(size, **arguments), expected)
     if keras.backend.backend() == "torch":
-        # The longest of each four rows, and so on.
-        assert widths == [64, 64, 32, 32] * 2
+        # Of two: the longest of each three rows, and so on.
+        by_size = {2: [64, 32, 32, 32], None: [64, 32]}
+        assert widths == by_size[size] * 2
     else:
         assert set(widths) == {64, 32}  # Both are compiled.
-    assert_equal(in_parts, train(None, **arguments))
 
 
 @pytest.mark.slow

@@ -87,6 +87,30 @@ def callbacks_of_others(callbacks, model):
     return chosen
 
 
+class FirstDecides(keras.callbacks.Callback):
+    """What the callbacks of the first process decide is what all processes do.
+
+    It comes after the others. They may look at a clock, or at text that was
+    sampled in their own process. If one process stopped alone, the next step of
+    the others would wait for it.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        message = [self.model.stop_training]
+        distributed.broadcast_object_list(message, src=0)
+        (self.model.stop_training,) = message
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.on_train_batch_end(None)
+        # The learning rate, and no slots of weights.
+        variables = self.model.optimizer.variables
+        copy_from_first([v for v in variables if not v.shape])
+
+    def on_train_end(self, logs=None):
+        # `EarlyStopping` may have restored those of the best epoch.
+        copy_from_first(self.model.trainable_variables)
+
+
 def sum_over_replicas(x):
     rows = _rows.get()
     if rows is None:

@@ -1,4 +1,5 @@
 import torch
+from keras import tree
 
 from keras_skd._backend.eager import eager_scope
 from keras_skd._backend.stateful_trainer import StatefulTrainer
@@ -38,6 +39,9 @@ class RolloutTrainer(StatefulTrainer):
         if not distribution.is_first_process():
             verbose = 0
             callbacks = distribution.callbacks_of_others(callbacks, self)
+        if distribution.is_distributed():
+            callbacks = tree.flatten(callbacks or [])
+            callbacks.append(distribution.FirstDecides())
         return super().fit(
             *args, verbose=verbose, callbacks=callbacks, **kwargs
         )
