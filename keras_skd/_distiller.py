@@ -35,6 +35,7 @@ from keras_skd._stop_tokens import resolve_stop_token_ids
 from keras_skd.chat import ChatTemplate
 from keras_skd.decoding import CachedCausalLM
 from keras_skd.decoding._records import recording
+from keras_skd.decoding._writing import cache_stages
 
 
 @keras.saving.register_keras_serializable("keras_skd")
@@ -383,15 +384,16 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         return self._generate(batch, "random", self.stop_token_ids)
 
     def call(self, inputs, training=None):
-        if training and self._is_read_in_parts(inputs):
+        if training and self._in_parts(inputs):
             return {}  # `compute_loss` reads the rows.
         return self._read_student(inputs, training)
 
-    def _is_read_in_parts(self, x):
-        sequence_length = x["token_ids"].shape[1]
-        return self._micro_batches is not None and self._micro_batches.changes(
-            sequence_length
-        )
+    def _in_parts(self, x):
+        """What reads a batch in parts, or `None` if it is read at once."""
+        parts = self._micro_batches
+        if parts is not None and parts.changes(x["token_ids"].shape[1]):
+            return parts
+        return None
 
     def _read_student(self, inputs, training):
         outputs = self._objective.read_student(
@@ -406,11 +408,11 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        if training and self._is_read_in_parts(x):
+        if training and (in_parts := self._in_parts(x)):
             metrics = self._compile_metrics
             metric_variables = [] if metrics is None else metrics.variables
             seeds = filter(is_seed, self.student.variables)  # Of dropout.
-            loss, measured = self._micro_batches(
+            loss, measured = in_parts(
                 {**x, "loss_weights": self._objective.weights(x)},
                 self._objective.nothing_measured(),
                 [*seeds, *metric_variables],
@@ -912,6 +914,8 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         if not num_layers or self.run_eagerly:
             return
         seconds = self.compile_seconds_per_layer * num_layers
+        if self.compiles_all_lengths and self.sequence_length:
+            seconds *= len(cache_stages(self.sequence_length))
         print(
             f"The first step compiles {num_layers} layers, once: about "
             f"{seconds:.0f} s on a CPU.",

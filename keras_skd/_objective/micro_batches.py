@@ -70,8 +70,9 @@ class MicroBatches:
         weights = [ops.stop_gradient(v[...]) for v in self.trainable]
 
         def body(i, loss, gradients, measured):
+            part, end = micro_batch(i)
             value, new, gradients = self._read(
-                *micro_batch(i), shares, values, weights, gradients, states
+                part, end, shares, values, weights, gradients, states
             )
             measured = {name: measured[name] + new[name] for name in measured}
             return i + 1, loss + value, gradients, measured

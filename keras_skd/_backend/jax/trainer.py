@@ -27,7 +27,8 @@ class RolloutTrainer(SkippingTrainer):
     """
 
     # Measured on two cores, for the message about the first step.
-    compile_seconds_per_layer = 0.8
+    compile_seconds_per_layer = 0.4
+    compiles_all_lengths = True  # Of caches, see `cache_stages`.
 
     def skip(self, state, iterator):
         take(iterator, self.steps_per_execution)
