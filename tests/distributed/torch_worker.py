@@ -124,7 +124,7 @@ def train(rollout, objective, accumulation=None, variant=None):
         keras.config.set_dtype_policy("mixed_bfloat16")
     preprocessor, short = None, micro_batches._SHORT
     if variant == "padding":
-        short = LENGTH
+        short = 2 * LENGTH
         preprocessor = tokenizers.gpt2(sequence_length=4 * LENGTH)
     teacher, student = distillers.models(preprocessor)
     keras.config.set_dtype_policy("float32")
