@@ -4,6 +4,7 @@ import functools
 import time
 
 import keras
+import numpy as np
 
 import keras_skd
 from experiments import cells
@@ -152,6 +153,10 @@ class TrainedMethod:
         self.distiller.compile(
             self.optimizer, self.loss, rollout_metrics=metrics
         )
+        # The rollout's estimate of the acceptance rate is one of them.
+        models = {id(v) for m in (teacher, student) for v in m.variables}
+        states = [v for v in self.distiller.variables if id(v) not in models]
+        self._states = [(v, np.array(v)) for v in states]
         # Compiled before the clock runs.
         start = time.perf_counter()
         self._fit(training.as_columns(task.train[: cells.BATCH_SIZE]))
@@ -161,8 +166,9 @@ class TrainedMethod:
         """Forgets all of an earlier run but the student's weights."""
         for variable in self.optimizer.variables:
             variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
+        for variable, value in self._states:
+            variable.assign(value)
         self.optimizer.learning_rate = learning_rate
-        self.distiller.training_step.assign(0)
         self.distiller.rollout.set_seed(seed)
 
     def train(self, columns, first, last):
