@@ -16,6 +16,8 @@ class WithoutLora:
 
     # A teacher is frozen; this one has no weights that are not.
     trainable = False
+    # Those that it reads are the student's.
+    variables = ()
 
     def __init__(self, student):
         self.student = student

@@ -32,7 +32,7 @@ def with_lora(architecture="qwen", rank=2, filled=True):
     return student
 
 
-def distiller(student, teacher=None, **kwargs):
+def distiller(student, teacher=None, micro_batch_size=None, **kwargs):
     result = keras_skd.Distiller(
         teacher or keras_skd.without_lora(student),
         student,
@@ -45,6 +45,7 @@ def distiller(student, teacher=None, **kwargs):
     result.compile(
         optimizer=keras.optimizers.Adam(0.05),
         hidden_state_loss=keras_skd.losses.HiddenStateL1(weight=0.1),
+        micro_batch_size=micro_batch_size,
     )
     return result
 
@@ -67,10 +68,11 @@ def test_the_teacher_is_the_base(architecture):
     assert np.abs(forward(student)(ids) - expected).max() > 0.01
 
 
-def test_training_is_that_of_two_models():
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_training_is_that_of_two_models(micro_batch_size):
     student, other = with_lora(), with_lora()
     base = random_causal_lm("qwen", 1, num_layers=1)
-    one = distiller(student)
+    one = distiller(student, micro_batch_size=micro_batch_size)
     for variable in other.trainable_variables:
         variable.trainable = "lora" in variable.path
     two = distiller(other, base)
