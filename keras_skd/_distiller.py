@@ -21,6 +21,7 @@ from keras_skd._metrics import rollout_metrics
 from keras_skd._metrics import update_rollout_metrics
 from keras_skd._objective import MicroBatches
 from keras_skd._objective import Objective
+from keras_skd._objective import narrowest
 from keras_skd._objective import next_tokens
 from keras_skd._preprocessing import Packer
 from keras_skd._preprocessing import gather
@@ -35,7 +36,7 @@ from keras_skd._stop_tokens import resolve_stop_token_ids
 from keras_skd.chat import ChatTemplate
 from keras_skd.decoding import CachedCausalLM
 from keras_skd.decoding._records import recording
-from keras_skd.decoding._writing import cache_stages
+from keras_skd.decoding._stages import ShortFirst
 
 
 @keras.saving.register_keras_serializable("keras_skd")
@@ -384,16 +385,9 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         return self._generate(batch, "random", self.stop_token_ids)
 
     def call(self, inputs, training=None):
-        if training and self._in_parts(inputs):
+        if training and self._micro_batches is not None:
             return {}  # `compute_loss` reads the rows.
         return self._read_student(inputs, training)
-
-    def _in_parts(self, x):
-        """What reads a batch in parts, or `None` if it is read at once."""
-        parts = self._micro_batches
-        if parts is not None and parts.changes(x["token_ids"].shape[1]):
-            return parts
-        return None
 
     def _read_student(self, inputs, training):
         outputs = self._objective.read_student(
@@ -408,11 +402,11 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        if training and (in_parts := self._in_parts(x)):
+        if training and self._micro_batches is not None:
             metrics = self._compile_metrics
             metric_variables = [] if metrics is None else metrics.variables
             seeds = filter(is_seed, self.student.variables)  # Of dropout.
-            loss, measured = in_parts(
+            loss, measured = self._micro_batches(
                 {**x, "loss_weights": self._objective.weights(x)},
                 self._objective.nothing_measured(),
                 [*seeds, *metric_variables],
@@ -443,8 +437,8 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         return logs
 
     def _make_micro_batches(self, size):
-        if self.student.compute_dtype == "float16":
-            return None  # Its gradients are those of a scaled loss.
+        if size is None:
+            return None
         models = [v for model in self._models() for v in model.variables]
         return MicroBatches(
             self._loss_of_micro_batch, size, [*models, self.training_step]
@@ -491,9 +485,13 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return batch
 
+    def is_written(self, batch) -> bool:
+        """Whether a rollout has written the batch."""
+        return "sources" in batch
+
     def has_responses(self, batch) -> bool:
         """Whether the responses to score are given, and none is written."""
-        return "response_mask" in batch
+        return "response_mask" in batch and not self.is_written(batch)
 
     def write(self, batch, rollout) -> dict:
         """Lets a rollout write a batch. Can be compiled."""
@@ -505,6 +503,14 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
                 self.stop_token_ids,
                 ops.convert_to_tensor(self.training_step),
             )
+
+    def short_first(self, run, rollout) -> ShortFirst:
+        """Runs a compiled rollout, and compiles as little of it as needed."""
+        return ShortFirst(run, rollout._longest_draft)
+
+    def without_padding(self, batch) -> dict:
+        """The batch without most of the columns that are all padding."""
+        return narrowest(batch)
 
     def take_responses(self, batch) -> dict:
         """The batch with the responses that it has."""
@@ -914,8 +920,6 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         if not num_layers or self.run_eagerly:
             return
         seconds = self.compile_seconds_per_layer * num_layers
-        if self.compiles_all_lengths and self.sequence_length:
-            seconds *= len(cache_stages(self.sequence_length))
         print(
             f"The first step compiles {num_layers} layers, once: about "
             f"{seconds:.0f} s on a CPU.",

@@ -13,9 +13,14 @@ class StatefulTrainer(SkippingTrainer):
     def skip(self, data):
         return self.without_kl(self.get_metrics_result())
 
+    def write_batch(self, batch, is_training):
+        """The batch with responses, without most of its padding."""
+        if is_training or not self.has_responses(batch):
+            batch = self.rollout_function(batch)
+        return self.without_padding(batch)
+
     def train_step(self, data):
-        rollout = self.rollout_function(self.batch_of(data))
-        self.measure(rollout)
+        rollout = self._written_and_measured(self.batch_of(data))
         logs = super().train_step((rollout,))
         self.training_step.assign_add(1)
         return self.without_kl(logs)
@@ -25,9 +30,13 @@ class StatefulTrainer(SkippingTrainer):
         if self.has_responses(batch):
             logs = super().test_step((self.take_responses(batch),))
             return self.without_rollout_metrics(logs)
-        rollout = self.rollout_function(batch)
-        self.measure(rollout)
-        return super().test_step((rollout,))
+        return super().test_step((self._written_and_measured(batch),))
+
+    def _written_and_measured(self, batch):
+        if not self.is_written(batch):
+            batch = self.rollout_function(batch)
+        self.measure(batch)
+        return batch
 
     def seeds_of_replica(self):
         """The states of the seeds that differ between replicas."""

@@ -10,11 +10,9 @@ from keras_skd._backend import own_micro_batch
 from keras_skd._backend import scale_in_place
 from keras_skd._backend import sum_over_replicas
 from keras_skd._backend import value_and_gradients
+from keras_skd._objective.widths import narrow
+from keras_skd._objective.widths import widths_of
 from keras_skd.decoding._control_flow import while_loop
-from keras_skd.decoding._prompts import TEACHER_KEYS
-
-# Rows of at most this length are read with all of their padding.
-_SHORT = 256
 
 
 class MicroBatches:
@@ -30,7 +28,7 @@ class MicroBatches:
             over the micro-batches are the loss of the batch, and what is
             measured of it. The mean of what
             layers add to the loss is added to it.
-        size: int. The number of rows in a micro-batch, or `None` for all.
+        size: int. The number of rows in a micro-batch.
         variables: list of `keras.Variable`s that `loss` reads. The loss has
             gradients in those that are trainable.
 
@@ -50,10 +48,6 @@ class MicroBatches:
         self.trainable = [v for v in variables if v.trainable]
         self.variables = variables
 
-    def changes(self, sequence_length) -> bool:
-        """Whether not all columns of all rows are read at once."""
-        return self.size is not None or len(_widths(sequence_length)) > 1
-
     def __call__(self, batch, measured, states):
         rows, count, micro_batch = self._split(batch)
         # Of all replicas, which share the batch.
@@ -62,7 +56,7 @@ class MicroBatches:
         )
         shares = [
             ops.cast(n, "float32") / ops.maximum(m, 1.0)
-            for n, m in zip((self.size or rows, 1), of_all)
+            for n, m in zip((self.size, 1), of_all)
         ]
         # TensorFlow must be told of variables that are read in a custom
         # gradient. `[...]` reads a variable as a tensor.
@@ -77,17 +71,14 @@ class MicroBatches:
             measured = {name: measured[name] + new[name] for name in measured}
             return i + 1, loss + value, gradients, measured
 
+        totals = [ops.zeros_like(w, "float32") for w in weights]
         start = ops.zeros((), "int32"), ops.zeros((), "float32")
-        if self.size is None:
-            _, loss, gradients, measured = body(*start, [], measured)
-        else:
-            totals = [ops.zeros_like(w, "float32") for w in weights]
-            _, loss, gradients, measured = while_loop(
-                lambda i, *_: i < count,
-                body,
-                (*start, totals, measured),
-                states=states,
-            )
+        _, loss, gradients, measured = while_loop(
+            lambda i, *_: i < count,
+            body,
+            (*start, totals, measured),
+            states=states,
+        )
         loss = _with_gradients(
             ops.stop_gradient(loss),
             [v.value for v in self.trainable],
@@ -120,7 +111,7 @@ class MicroBatches:
                     *zip(self.trainable, weights),
                 ]
                 return self._loss_of(
-                    _narrow(part, width), shares, variables, states
+                    narrow(part, width), shares, variables, states
                 )
 
             return value_and_gradients(function, weights, totals, has_aux=True)
@@ -161,11 +152,6 @@ class MicroBatches:
             index of a micro-batch to it and to the end of its longest row.
         """
         rows = batch["token_ids"].shape[0]
-        if self.size is None:
-            if rows is None:
-                rows = ops.shape(batch["token_ids"])[0]
-            ends = ops.sum(ops.cast(batch["padding_mask"], "int32"), axis=1)
-            return rows, 1, lambda i: (batch, ops.max(ends))
         is_even = rows is not None and rows % self.size == 0
         if rows is None:
             rows = ops.shape(batch["token_ids"])[0]
@@ -206,37 +192,18 @@ class MicroBatches:
         return rows, count, micro_batch
 
 
-def _narrow(batch, width):
-    """The first columns of a batch whose other columns are padding.
-
-    The teacher's own prompts have another length.
-    """
-    return {
-        key: x if key in TEACHER_KEYS or len(x.shape) < 2 else x[:, :width]
-        for key, x in batch.items()
-    }
-
-
-def _widths(sequence_length):
-    """The widths in which rows may be read, each a third of the next."""
-    widths = [sequence_length]
-    while widths[0] > _SHORT:
-        widths.insert(0, -(-widths[0] // 96) * 32)
-    return widths
-
-
 def _in_width(function, end, sequence_length):
     """Calls a function of a width with the narrowest that holds a row's end.
 
     Each width is compiled.
     """
-    widths = _widths(sequence_length)
-    if len(widths) == 1:
+    choices = widths_of(sequence_length)
+    if len(choices) == 1:
         return function(sequence_length)
-    narrower = (ops.cast(end > width, "int32") for width in widths[:-1])
+    narrower = (ops.cast(end > width, "int32") for width in choices[:-1])
     return ops.switch(
         sum(narrower),
-        [functools.partial(function, width) for width in widths],
+        [functools.partial(function, width) for width in choices],
     )
 
 

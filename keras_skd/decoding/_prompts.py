@@ -138,5 +138,13 @@ def to_student_positions(values, offsets, sequence_length: int):
     return ops.take_along_axis(values, index, axis=1)
 
 
+def length_of_longest(batch: dict) -> int:
+    """The number of tokens of the longest row.
+
+    Not for compiled functions, where the values of tensors are not known.
+    """
+    return int(ops.max(_num_tokens(batch["padding_mask"])))
+
+
 def _num_tokens(mask):
     return ops.sum(ops.cast(mask, "int32"), axis=1)

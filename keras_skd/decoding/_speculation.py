@@ -27,7 +27,7 @@ from keras_skd.decoding._records import wanted_records
 from keras_skd.decoding._sequences import Sequences
 from keras_skd.decoding._sequences import is_stop
 from keras_skd.decoding._sequences import up_to_first
-from keras_skd.decoding._writing import cache_stages
+from keras_skd.decoding._stages import cache_stages
 from keras_skd.decoding._writing import next_logits
 
 
@@ -202,7 +202,7 @@ class SpeculativeDecoder:
             )
             state = self._rounds(state, length, num_last)
         if num_last:
-            state = self._write_last_rows(state, num_last)
+            state = self._write_last_rows(state, length, num_last)
         self.draft_length.commit(state.acceptance_rate)
         return state
 
@@ -226,13 +226,11 @@ class SpeculativeDecoder:
         )
         return state
 
-    def _write_last_rows(self, state, num_last):
+    def _write_last_rows(self, state, length, num_last):
         index = last_rows(state.sequences.finished, num_last)
         decoder = copy.copy(self)
         decoder.prompts = self.prompts.take(index)
-        rows = decoder._rounds(
-            take_rows(state, index), self.prompts.sequence_length
-        )
+        rows = decoder._rounds(take_rows(state, index), length)
         without_caches = {"student_cache": (), "teacher_cache": ()}
         return put_rows(
             state._replace(**without_caches),

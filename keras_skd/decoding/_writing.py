@@ -14,6 +14,7 @@ from keras_skd.decoding._control_flow import while_loop
 from keras_skd.decoding._prompts import Prompts
 from keras_skd.decoding._sampling import sample
 from keras_skd.decoding._sequences import Sequences
+from keras_skd.decoding._stages import cache_stages
 
 
 def write(
@@ -73,7 +74,7 @@ def write(
     if num_last:
         index = last_rows(sequences.finished, num_last)
         rows, cache = take_rows((sequences, cache), index)
-        rows, _ = write_until(rows, cache, prompts.sequence_length)
+        rows, _ = write_until(rows, cache, length)
         sequences = put_rows(sequences, index, rows)
     return sequences
 
@@ -106,21 +107,3 @@ def next_logits(model, sequences, cache, ahead=0, width=1):
         return logits[:, 0], cache
     at_last = (last - first)[:, None, None]
     return ops.take_along_axis(logits, at_last, axis=1)[:, 0], cache
-
-
-def cache_stages(sequence_length):
-    """The lengths that a cache grows through, each with the one before it.
-
-    Attention runs over the whole cache, including its unused end. So caches
-    start short, and grow when a row reaches their end.
-
-    Returns:
-        List of pairs `(previous, length)`, the first from 0, the last to
-        `sequence_length`.
-    """
-    lengths, length = [0], 128
-    while length < sequence_length:
-        lengths.append(length)
-        length *= 4
-    lengths.append(sequence_length)
-    return list(zip(lengths, lengths[1:]))

@@ -213,12 +213,12 @@ def train(num_rows=10, batch_size=4, steps=10, padding=0, **arguments):
     import keras
     import numpy as np
 
-    from keras_skd._objective import micro_batches
+    from keras_skd._objective import widths
 
     distiller = distiller_of(**arguments)
     data = data_of(num_rows)
     if padding:
-        micro_batches._SHORT = 32
+        widths._SHORT = 32
         data = {k: np.pad(x, [(0, 0), (0, padding)]) for k, x in data.items()}
     step_logs = []
     distiller.fit(

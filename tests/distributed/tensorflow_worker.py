@@ -23,7 +23,7 @@ from keras_skd import losses
 from keras_skd import rollouts
 from keras_skd import schedules
 from keras_skd._backend import is_first_process
-from keras_skd._objective import micro_batches
+from keras_skd._objective import widths
 from tests.support.writing import random_causal_lm
 
 LENGTH = 16
@@ -58,8 +58,8 @@ def random_rows(num_rows, seed=0):
 
 
 def padded(rows):
-    """The same rows with columns of padding, which are not read."""
-    micro_batches._SHORT = 32
+    """The same rows with columns of padding, which one device does not read."""
+    widths._SHORT = 32
     return {k: np.pad(x, [(0, 0), (0, 48)]) for k, x in rows.items()}
 
 

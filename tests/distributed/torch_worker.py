@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import keras_skd
-from keras_skd._objective import micro_batches
+from keras_skd._objective import widths
 from tests.support import distillers
 from tests.support import tokenizers
 from tests.support import writing
@@ -122,7 +122,7 @@ def train(rollout, objective, accumulation=None, variant=None):
     rollout, objective = rollouts_of()[rollout], objectives()[objective]
     if variant == "mixed_precision":
         keras.config.set_dtype_policy("mixed_bfloat16")
-    preprocessor, short = None, micro_batches._SHORT
+    preprocessor, short = None, widths._SHORT
     if variant == "padding":
         short = 2 * LENGTH
         preprocessor = tokenizers.gpt2(sequence_length=4 * LENGTH)
@@ -145,7 +145,7 @@ def train(rollout, objective, accumulation=None, variant=None):
     data = dict(DATA)
     if variant == "teacher_prompts":
         data["teacher_prompts"] = [f"{x} very" for x in data["prompts"]]
-    with mock.patch.object(micro_batches, "_SHORT", short):
+    with mock.patch.object(widths, "_SHORT", short):
         history = distiller.fit(
             data,
             batch_size=BATCH_SIZE,

@@ -7,8 +7,8 @@ import pytest
 
 import keras_skd
 from keras_skd import losses
-from keras_skd._objective import Objective
-from keras_skd._objective import micro_batches
+from keras_skd._objective import widths
+from tests.support.recording import recorded_widths
 from tests.support.writing import prompts
 from tests.support.writing import random_causal_lm
 
@@ -74,14 +74,7 @@ def test_is_the_same_as_all_rows_at_once():
     assert_equal(train(2, **arguments()), train(None, **arguments()))
 
 
-def test_widths():
-    assert micro_batches._widths(256) == [256]
-    assert micro_batches._widths(257) == [96, 257]
-    assert micro_batches._widths(4096) == [160, 480, 1376, 4096]
-
-
-@pytest.mark.parametrize("size", [2, None])
-def test_short_rows_are_read_without_most_of_the_padding(size, monkeypatch):
+def test_short_rows_are_read_without_most_of_the_padding(monkeypatch):
     ends = np.array([60, 10, 12, 33, 32, 20, 8])
     batch = prompts(ends, 64)
     batch["response_mask"] = batch["padding_mask"].copy()
@@ -89,27 +82,17 @@ def test_short_rows_are_read_without_most_of_the_padding(size, monkeypatch):
     teachers = prompts(ends + 4, 72)
     batch |= {f"teacher_{key}": teachers[key] for key in teachers}
     batch["teacher_padding_mask"][:, 9:] = 0
-
-    widths, read = [], Objective.read_student
-
-    def record(self, token_ids, padding_mask, training=False):
-        widths.append(token_ids.shape[1])
-        return read(self, token_ids, padding_mask, training)
-
-    monkeypatch.setattr(Objective, "read_student", record)
     # In batches of the long rows and of the others.
     arguments = {"batch": batch, "rows": 5, "rollout": "supervised"}
     expected = train(None, **arguments)
-    assert set(widths) == {64}
-    widths.clear()
-    monkeypatch.setattr(micro_batches, "_SHORT", 32)
-    assert_equal(train(size, **arguments), expected)
+    with recorded_widths(monkeypatch) as read:
+        monkeypatch.setattr(widths, "_SHORT", 32)
+        assert_equal(train(2, **arguments), expected)
     if keras.backend.backend() == "torch":
         # Of two: the longest of each three rows, and so on.
-        by_size = {2: [64, 32, 32, 32], None: [64, 32]}
-        assert widths == by_size[size] * 2
+        assert read == [64, 32, 32, 32] * 2
     else:
-        assert set(widths) == {64, 32}  # Both are compiled.
+        assert set(read) == {64, 32}  # Both are compiled.
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from keras_skd._backend.eager import eager_scope
+from keras_skd._backend.jax.rollout_function import RolloutFunction
 from keras_skd._backend.skipping import SkippingTrainer
 from keras_skd._backend.skipping import take
 
@@ -24,21 +25,59 @@ class RolloutTrainer(SkippingTrainer):
     On JAX, state is passed in and returned. Everything outside of Keras' own
     step runs in a `StatelessScope`, and its updates (random seeds, metrics, the
     step) are part of the returned state.
+
+    `fit` and `evaluate` run the rollout before the step, compiled by itself:
+    the longest row then says which columns the step need not read. A step of a
+    batch that is not written yet writes it.
     """
 
     # Measured on two cores, for the message about the first step.
     compile_seconds_per_layer = 0.4
-    compiles_all_lengths = True  # Of caches, see `cache_stages`.
 
     def skip(self, state, iterator):
         take(iterator, self.steps_per_execution)
         with keras.StatelessScope(zip(self.metrics_variables, state[3])):
             return self.without_kl(self.get_metrics_result()), state
 
+    def _make_function(self, step_function, concatenate_outputs=False):
+        if concatenate_outputs:  # Of `predict`.
+            return super()._make_function(step_function, concatenate_outputs)
+
+        def write_and_step(state, data):
+            batch = self.batch_of(data)
+            is_training = len(state) == len(_GROUPS)
+            if is_training or not self.has_responses(batch):
+                batch, state = self._run_rollout(batch, state)
+            return step_function(state, (self.without_padding(batch),))
+
+        return super()._make_function(write_and_step)
+
+    def _run_rollout(self, batch, state):
+        values = {}
+        groups = state[0], state[1], state[-1]  # Without the optimizer's.
+        for variables, group in zip(self._variables, groups):
+            values |= {id(v): value for v, value in zip(variables, group)}
+        function = self.rollout_function
+        batch, new = function.run(
+            batch, [values[id(v)] for v in function.variables]
+        )
+        values |= {id(v): value for v, value in zip(function.states, new)}
+        non_trainable = [values[id(v)] for v in self._variables[1]]
+        return batch, (state[0], non_trainable, *state[2:])
+
+    @property
+    def _variables(self):
+        """Three lists of variables. Keras has them in other groups."""
+        return (
+            self.trainable_variables,
+            self.non_trainable_variables,
+            self.metrics_variables,
+        )
+
     def train_step(self, state, data):
         trainable, non_trainable, optimizer, metrics = state
         rollout, non_trainable, metrics = self._stateless(
-            lambda: self._write_and_measure(data),
+            lambda: self._written_and_measured(self.batch_of(data)),
             *(trainable, non_trainable, metrics),
         )
         state = trainable, non_trainable, optimizer, metrics
@@ -58,7 +97,7 @@ class RolloutTrainer(SkippingTrainer):
             lambda: (
                 self.take_responses(batch)
                 if has_responses
-                else self._write_and_measure(data)
+                else self._written_and_measured(batch)
             ),
             *state,
         )
@@ -68,30 +107,29 @@ class RolloutTrainer(SkippingTrainer):
             logs = self.without_rollout_metrics(logs)
         return logs, state
 
-    def _write_and_measure(self, data):
-        with self._eager_scope():
-            rollout = self.write(self.batch_of(data), self.rollout)
-        self.measure(rollout)
-        return rollout
+    def _written_and_measured(self, batch):
+        if not self.is_written(batch):
+            with self.eager_scope():
+                batch = self.write(batch, self.rollout)
+        self.measure(batch)
+        return batch
 
     @contextlib.contextmanager
-    def _eager_scope(self):
+    def eager_scope(self):
         # Without JIT, loops run in Python, too.
         eagerly = self.run_eagerly
         with eager_scope(eagerly), jax.disable_jit(eagerly):
             yield
 
     def _stateless(self, function, trainable, non_trainable, metrics):
-        groups = self.non_trainable_variables, self.metrics_variables
+        groups, values = self._variables, (trainable, non_trainable, metrics)
         mapping = [
-            *zip(self.trainable_variables, trainable),
-            *zip(groups[0], non_trainable),
-            *zip(groups[1], metrics),
+            pair for group in zip(groups, values) for pair in zip(*group)
         ]
         with keras.StatelessScope(mapping) as scope:
             result = function()
         return result, *(
-            [scope.get_current_value(v) for v in group] for group in groups
+            [scope.get_current_value(v) for v in group] for group in groups[1:]
         )
 
     def _symbolic_build(self, iterator=None, data_batch=None):
@@ -116,26 +154,7 @@ class RolloutTrainer(SkippingTrainer):
         return state
 
     def make_rollout_function(self, rollout):
-        states = rollout.variables
-
-        @jax.jit
-        def rollout_function(values, batch):
-            variables = [*self.variables, *states]
-            with keras.StatelessScope(zip(variables, values)) as scope:
-                written = self.write(batch, rollout)
-            return written, [scope.get_current_value(v) for v in states]
-
-        def call(batch):
-            self.sync_state()
-            variables = [*self.variables, *states]
-            values = [v.value for v in variables]
-            with self._eager_scope():
-                written, values = rollout_function(values, batch)
-            for variable, value in zip(states, values):
-                variable.assign(value)
-            return written
-
-        return call
+        return RolloutFunction(self, rollout)
 
 
 def _distributed(data_adapter, distribution):

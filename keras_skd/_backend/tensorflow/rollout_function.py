@@ -1,3 +1,5 @@
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -39,6 +41,7 @@ class RolloutFunction:
         self._compiled = tf.function(
             self._write, jit_compile=True, autograph=False
         )
+        self._compiled_as_needed = trainer.short_first(self._compiled, rollout)
         self._run_on_replicas = tf.function(
             lambda *args: trainer.distribute_strategy.run(
                 self._run_on_replica, args
@@ -109,15 +112,18 @@ class RolloutFunction:
             x = _with_two_rows(x, num_rows)
         if self._trainer.run_eagerly:
             with eager_scope(True):
-                written, values = self._write(x, values, rows)
+                written, values = self._write(x, None, values, rows)
+        elif tf.executing_eagerly():
+            written, values = self._compiled_as_needed(x, values, rows)
         else:
-            written, values = self._compiled(x, values, rows)
+            written, values = self._compiled(x, None, values, rows)
         return {k: v[:num_rows] for k, v in written.items()}, values
 
-    def _write(self, x, values, rows):
+    def _write(self, x, short_caches, values, rows):
         """A function of the values of the states, which returns new ones."""
         scope = keras.StatelessScope(zip(self._states, values))
-        with scope, replicas.rows_scope(rows):
+        short_caches = short_caches or contextlib.nullcontext()
+        with scope, replicas.rows_scope(rows), short_caches:
             written = self._trainer.write(x, self._rollout)
         return written, [scope.get_current_value(v) for v in self._states]
 

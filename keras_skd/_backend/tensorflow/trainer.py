@@ -17,13 +17,14 @@ _LOGGERS = (
 class RolloutTrainer(StatefulTrainer):
     """The train step with rollouts for TensorFlow.
 
-    Under a `tf.distribute.Strategy`, each replica runs the whole step on its
-    rows.
+    `fit` and `evaluate` run the rollout before the step, compiled by itself:
+    the longest row then says which columns the step need not read. Under a
+    `tf.distribute.Strategy`, each replica runs the whole step on its rows, the
+    rollout included.
     """
 
     # Measured on two cores, for the message about the first step.
     compile_seconds_per_layer = 1.3
-    compiles_all_lengths = True  # Of caches, see `cache_stages`.
 
     def fit(self, *args, verbose="auto", callbacks=None, **kwargs):
         if not replicas.is_first_process():
@@ -100,23 +101,25 @@ class RolloutTrainer(StatefulTrainer):
         batches of different lengths once, with an unknown length.
         """
         self._check_scope()
+        is_training = step_function == self.train_step
         make = super()._make_function
         of_one_length, by_length = make(step_function), {}
 
         def function(iterator):
+            on_replicas = self.distribute_strategy.num_replicas_in_sync > 1
             # Keras 3.15 fails at a loop of several steps on several devices.
-            one_by_one = (
-                self.steps_per_execution > 1
-                and self.distribute_strategy.num_replicas_in_sync > 1
-            )
-            lengths = _lengths(getattr(iterator, "element_spec", ()))
-            if None not in lengths and not one_by_one:
-                return self._of_all_replicas(of_one_length(iterator))
+            if on_replicas and self.steps_per_execution == 1:
+                lengths = _lengths(getattr(iterator, "element_spec", ()))
+                if None not in lengths:
+                    return self._of_all_replicas(of_one_length(iterator))
             outputs = None
             for _ in range(self.steps_per_execution):
                 data = next(iterator, None)
                 if data is None:
                     break
+                if not on_replicas:
+                    batch = self.batch_of(data)
+                    data = (self.write_batch(batch, is_training),)
                 lengths = _lengths(
                     tf.nest.map_structure(tf.type_spec_from_value, data)
                 )

@@ -15,7 +15,6 @@ class RolloutTrainer(StatefulTrainer):
 
     # Measured on two cores, for the message about the first step.
     compile_seconds_per_layer = 0.4
-    compiles_all_lengths = False  # Of caches, but when a row needs one.
 
     def compile(self, optimizer="adam", **kwargs):
         super().compile(optimizer=optimizer, **kwargs)
@@ -74,22 +73,23 @@ class RolloutTrainer(StatefulTrainer):
             )
 
     def train_step(self, data):
-        return self._on_own_rows(super().train_step, data)
+        return self._on_own_rows(super().train_step, data, True)
 
     def test_step(self, data):
-        return self._on_own_rows(super().test_step, data)
+        return self._on_own_rows(super().test_step, data, False)
 
-    def _on_own_rows(self, step, data):
+    def _on_own_rows(self, step, data, is_training):
         """A step of one process, or of all, each on its rows."""
+        batch = self.batch_of(data)
         if not distribution.is_distributed():
-            return step(data)
+            return step((self.write_batch(batch, is_training),))
         of_rollout = self.rollout.variables
         with (
-            distribution.own_rows(self.batch_of(data)) as batch,
+            distribution.own_rows(batch) as batch,
             distribution.own_seeds(self.seeds_of_replica()),
             distribution.changes_of_all(self.metrics_variables),
         ):
-            logs = step((batch,))
+            logs = step((self.write_batch(batch, is_training),))
         # How often drafts are accepted: the seeds are the same by now.
         distribution.average([v for v in of_rollout if "float" in v.dtype])
         result = self.get_metrics_result()
