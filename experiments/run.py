@@ -5,9 +5,9 @@
         --inits pretrained --methods skd on_policy --results again
 
 Every finished run is a line of a file in `experiments/results/`, and is not run
-again. The learning rate of a method is chosen first: for each task, by the
-development score of seed 0 with 1,000 prompts and a pretrained student. All
-other runs of the method use it. So do the values of K, with SKD's.
+again. The learning rate of a method is chosen first: for each task and kind of
+initial student, by the development score of seed 0 with 1,000 prompts. All other
+runs of the method use it. So do the values of K, with SKD's.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Worker:
                 return
             group = group._replace(method=f"skd_{k}")
         decides = cells.rate_group(group, METHODS)
-        rates = args.learning_rates
+        rates = learning_rates(args, group)
         for cell in cells.search(decides, self._lines(decides), rates):
             self._run(cell)
         rate = cells.best_rate(self._lines(decides), rates, lower)
@@ -78,6 +78,10 @@ class Worker:
             f"test {line['test'][at]:.1f}, {line['all_seconds']:.0f} s",
             flush=True,
         )
+
+
+def learning_rates(args, group):
+    return args.learning_rates or cells.LEARNING_RATES[group.init]
 
 
 def pin(cores):
@@ -108,7 +112,7 @@ def parse_args(arguments=None):
         "--learning-rates",
         nargs="+",
         type=float,
-        default=cells.LEARNING_RATES,
+        help="in place of those of the initial student",
     )
     parser.add_argument("--scale", choices=["full", "small"], default="full")
     parser.add_argument("--jobs", type=int, default=1)
@@ -150,7 +154,7 @@ def show_plan(args):
         runs = seeds
         if group.method in METHODS:
             if cells.rate_group(group, METHODS) == group:
-                runs += len(args.learning_rates) - 1
+                runs += len(learning_rates(args, group)) - 1
         planned[group.task] += runs
         seconds[group.task] += [line["all_seconds"] for line in lines]
         print(*group, f"{len(lines)} of {runs} runs")
