@@ -35,15 +35,19 @@ class DraftLength:
         return [self.estimate] if len(self.choices) > 1 else []
 
     def init(self):
-        """The acceptance rate at the start of a batch, a scalar."""
+        """The acceptance rate at the start of a batch.
+
+        It is nothing at all where there is no choice, and no constant: see the
+        limits of `Prompts`.
+        """
         # Read only where it is listed: it may be on a different device.
-        return ops.copy(self.estimate) if self.variables else ops.zeros(())
+        return ops.copy(self.estimate) if self.variables else ()
 
     def choose(self, acceptance_rate, student_cost: float, bonus: int = 0):
         """The number of drafts in the next round, an int32 scalar.
 
         Args:
-            acceptance_rate: float scalar.
+            acceptance_rate: float scalar, or `()` where there is no choice.
             student_cost: float. The cost of a student step, in teacher steps.
             bonus: int. The number of tokens that the teacher adds where all
                 drafts are accepted. Defaults to 0.

@@ -44,7 +44,7 @@ class State(NamedTuple):
         teacher_hidden_states: tensor of shape
             `(batch, sequence_length, hidden_dim)`, from which the teacher
             predicted each next token.
-        acceptance_rate: float scalar, the estimate of `DraftLength`.
+        acceptance_rate: the estimate of `DraftLength`: a float scalar, or `()`.
         num_tested: int32 tensor of shape `(batch,)`, drafts tested so far.
         num_teacher_calls: int32 tensor of shape `(batch,)`.
         records: dict of int32 tensors of shape `(batch, sequence_length)`, the

@@ -18,6 +18,7 @@ LENGTH = 48
 ROLLOUTS = {
     "on_policy": rollouts.OnPolicy,
     "speculative": lambda: rollouts.Speculative(acceptance.TopK(4)),
+    "three drafts": lambda: rollouts.Speculative(num_speculative_tokens=3),
     "mixture": lambda: rollouts.Mixture(
         [(rollouts.Speculative(num_speculative_tokens=3), 2), ("teacher", 1)]
     ),
@@ -151,6 +152,17 @@ def test_the_data_says_what_is_tried(length, tried):
     runs(prompts([2, length], LENGTH, vocabulary_size=12))
     # A row of 16 tokens fits.
     assert runs.lengths == [tried]
+
+
+@by_xla
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_many_lengths(rollout):
+    """TensorFlow 2.21 cannot compile a constant that goes through three."""
+    sequence_length = 72
+    assert len(cache_stages(sequence_length)) == 3
+    batch = prompts([2, 3, 1, 4] * 4, sequence_length, vocabulary_size=12)
+    written, _ = Runs(rollout, (), whole=True)(batch)
+    assert written["padding_mask"].all()
 
 
 @by_xla
