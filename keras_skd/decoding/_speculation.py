@@ -41,9 +41,9 @@ class State(NamedTuple):
             hidden by the causal mask, until they are overwritten. Where
             the teacher adds a bonus token after the drafts, the student has
             not read the last draft either.
-        teacher_hidden_states: tensor of shape
-            `(batch, sequence_length, hidden_dim)`, from which the teacher
-            predicted each next token.
+        teacher_hidden_states: tensor of shape `(batch, length, hidden_dim)`, as
+            long as the student's cache, from which the teacher predicted each
+            next token.
         acceptance_rate: the estimate of `DraftLength`: a float scalar, or `()`.
         num_tested: int32 tensor of shape `(batch,)`, drafts tested so far.
         num_teacher_calls: int32 tensor of shape `(batch,)`.
@@ -199,12 +199,19 @@ class SpeculativeDecoder:
                     previous + surplus if previous else 0,
                     self.prompts.teacher.longest - 1,
                 ),
+                teacher_hidden_states=_widen(
+                    state.teacher_hidden_states, length
+                ),
             )
             state = self._rounds(state, length, num_last)
         if num_last:
             state = self._write_last_rows(state, length, num_last)
         self.draft_length.commit(state.acceptance_rate)
-        return state
+        return state._replace(
+            teacher_hidden_states=_widen(
+                state.teacher_hidden_states, sequence_length
+            )
+        )
 
     def _rounds(self, state, length, num_last=0):
         """Rounds until a row does not fit, or only the last rows are left."""
@@ -240,7 +247,8 @@ class SpeculativeDecoder:
 
     def _start(self):
         prompts, teacher = self.prompts, self.teacher
-        shape = prompts.batch_size, prompts.sequence_length, teacher.hidden_dim
+        # Widened with the caches: each round goes over all of it.
+        shape = prompts.batch_size, 0, teacher.hidden_dim
         return State(
             sequences=Sequences.start(prompts),
             student_cache=self.student.empty_cache(prompts.batch_size, 0),
@@ -467,6 +475,11 @@ class SpeculativeDecoder:
     def _at(self, token_ids, positions):
         positions = ops.clip(positions, 0, self.prompts.sequence_length - 1)
         return ops.take_along_axis(token_ids, positions, axis=1)
+
+
+def _widen(x, length):
+    """Adds columns of zeros, up to a length."""
+    return ops.pad(x, [(0, 0), (0, length - x.shape[1]), (0, 0)])
 
 
 def _place(values, positions, sequences, where):
