@@ -6,8 +6,8 @@
 
 Every finished run is a line of a file in `experiments/results/`, and is not run
 again. The learning rate of a method is chosen first: for each task and kind of
-initial student, by the development score of seed 0 with 1,000 prompts. The other
-runs of the method use it. So do the values of K, with that of SKD.
+initial student, by the development score of seed 0 with 1,000 prompts. It is
+that of all other runs of the method. The values of K use that of SKD.
 """
 
 import argparse
