@@ -36,8 +36,9 @@ BACKENDS := jax tensorflow torch
 BIN := $(VENV)/bin
 
 # Every test is in one of these parts.
-PART_1 := tests/decoding tests/rollouts
-FOLDERS = $(filter-out $(PART_1) tests/support,$(patsubst %/,%,$(wildcard $(1))))
+PART_0 := tests/decoding
+PART_1 := tests/rollouts
+FOLDERS = $(filter-out $(PART_0) $(PART_1) tests/support,$(patsubst %/,%,$(wildcard $(1))))
 PART_2 := $(call FOLDERS,tests/[a-d]*/)
 PART_3 := $(call FOLDERS,tests/[e-o]*/)
 PART_4 := $(call FOLDERS,tests/[p-z]*/)
@@ -97,8 +98,8 @@ test: $(VENV)/test.stamp
 # In parts, each in its own processes: TensorFlow keeps all programs that XLA has
 # compiled until its process ends, which is gigabytes for all tests.
 $(BACKENDS:%=test-%): test-%: $(VENV)/test.stamp
-	status=0; for part in "$(PART_1)" "$(PART_2)" "$(PART_3)" "$(PART_4)" \
-			"$(PART_5)" "$(PART_6)" "$(PART_7)"; do \
+	status=0; for part in "$(PART_0)" "$(PART_1)" "$(PART_2)" "$(PART_3)" \
+			"$(PART_4)" "$(PART_5)" "$(PART_6)" "$(PART_7)"; do \
 		KERAS_BACKEND=$* $(BIN)/python -m pytest $$part \
 			--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS) \
 			|| status=1; \

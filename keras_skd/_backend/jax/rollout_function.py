@@ -21,10 +21,10 @@ class RolloutFunction:
     def __init__(self, trainer, rollout):
         self._trainer = trainer
         self._rollout = rollout
-        self.states = rollout.variables
+        self._states = rollout.variables
         shardings = None
         if keras.distribution.distribution() is not None:
-            shardings = None, [v.value.sharding for v in self.states]
+            shardings = None, [v.value.sharding for v in self._states]
         compiled = jax.jit(
             self._write, static_argnums=1, out_shardings=shardings
         )
@@ -33,12 +33,12 @@ class RolloutFunction:
     @property
     def variables(self):
         """The variables of which a call needs the values."""
-        return [*self._trainer.variables, *self.states]
+        return [*self._trainer.variables, *self._states]
 
     def __call__(self, batch):
         self._trainer.sync_state()
         written, values = self.run(batch, [v.value for v in self.variables])
-        for variable, value in zip(self.states, values):
+        for variable, value in zip(self._states, values):
             variable.assign(value)
         return written
 
@@ -51,4 +51,4 @@ class RolloutFunction:
         scope = keras.StatelessScope(zip(self.variables, values))
         with scope, short_caches or contextlib.nullcontext():
             written = self._trainer.write(batch, self._rollout)
-        return written, [scope.get_current_value(v) for v in self.states]
+        return written, [scope.get_current_value(v) for v in self._states]

@@ -43,26 +43,32 @@ class RolloutTrainer(SkippingTrainer):
         if concatenate_outputs:  # Of `predict`.
             return super()._make_function(step_function, concatenate_outputs)
 
+        # Looking for the variables of large models takes time.
+        groups = functools.cache(lambda: self._variables)
+        of_rollout = functools.cache(lambda: self.rollout_function.variables)
+
         def write_and_step(state, data):
             batch = self.batch_of(data)
             is_training = len(state) == len(_GROUPS)
             if is_training or not self.has_responses(batch):
-                batch, state = self._run_rollout(batch, state)
+                batch, state = self._run_rollout(
+                    batch, state, groups(), of_rollout()
+                )
             return step_function(state, (self.without_padding(batch),))
 
         return super()._make_function(write_and_step)
 
-    def _run_rollout(self, batch, state):
+    def _run_rollout(self, batch, state, groups, of_rollout):
+        """Runs the rollout with the values of a state, and changes them."""
         values = {}
-        groups = state[0], state[1], state[-1]  # Without the optimizer's.
-        for variables, group in zip(self._variables, groups):
+        for variables, group in zip(groups, (state[0], state[1], state[-1])):
             values |= {id(v): value for v, value in zip(variables, group)}
-        function = self.rollout_function
-        batch, new = function.run(
-            batch, [values[id(v)] for v in function.variables]
+        batch, states = self.rollout_function.run(
+            batch, [values[id(v)] for v in of_rollout]
         )
-        values |= {id(v): value for v, value in zip(function.states, new)}
-        non_trainable = [values[id(v)] for v in self._variables[1]]
+        changed = zip(self.rollout.variables, states)
+        values |= {id(v): value for v, value in changed}
+        non_trainable = [values[id(v)] for v in groups[1]]
         return batch, (state[0], non_trainable, *state[2:])
 
     @property
