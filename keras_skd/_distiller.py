@@ -485,13 +485,13 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return batch
 
-    def is_written(self, batch) -> bool:
+    def _is_written(self, batch) -> bool:
         """Whether a rollout has written the batch."""
         return "sources" in batch
 
     def has_responses(self, batch) -> bool:
         """Whether the responses to score are given, and none is written."""
-        return "response_mask" in batch and not self.is_written(batch)
+        return "response_mask" in batch and not self._is_written(batch)
 
     def write(self, batch, rollout) -> dict:
         """Lets a rollout write a batch. Can be compiled."""
@@ -504,11 +504,11 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
                 ops.convert_to_tensor(self.training_step),
             )
 
-    def short_first(self, run, rollout) -> ShortFirst:
+    def _short_first(self, run, rollout) -> ShortFirst:
         """Runs a compiled rollout, and compiles as little of it as needed."""
         return ShortFirst(run, rollout._longest_draft)
 
-    def without_padding(self, batch) -> dict:
+    def _without_padding(self, batch) -> dict:
         """The batch without most of the columns that are all padding."""
         return narrowest(batch)
 

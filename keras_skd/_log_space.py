@@ -104,7 +104,8 @@ def top_k_and_rest(
     # vocabularies at once.
     token_ids = ops.reshape(token_ids, (-1, k))
     rows = ops.broadcast_to(
-        ops.arange(ops.shape(token_ids)[0])[:, None], ops.shape(token_ids)
+        ops.arange(ops.shape(token_ids)[0], dtype="int32")[:, None],
+        ops.shape(token_ids),
     )
     indices = ops.stack([rows, ops.cast(token_ids, rows.dtype)], axis=-1)
     indices = ops.reshape(indices, (-1, 2))

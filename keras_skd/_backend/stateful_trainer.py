@@ -17,7 +17,7 @@ class StatefulTrainer(SkippingTrainer):
         """The batch with responses, without most of its padding."""
         if is_training or not self.has_responses(batch):
             batch = self.rollout_function(batch)
-        return self.without_padding(batch)
+        return self._without_padding(batch)
 
     def train_step(self, data):
         rollout = self._written_and_measured(self.batch_of(data))
@@ -33,7 +33,7 @@ class StatefulTrainer(SkippingTrainer):
         return super().test_step((self._written_and_measured(batch),))
 
     def _written_and_measured(self, batch):
-        if not self.is_written(batch):
+        if not self._is_written(batch):
             batch = self.rollout_function(batch)
         self.measure(batch)
         return batch

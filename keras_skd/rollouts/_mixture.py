@@ -171,7 +171,9 @@ class Mixture(_Choice):
             dtype="int32",
             seed=self.seed_generator,
         )[0]
-        return ops.take(choice, (first + ops.arange(batch_size)) % num_rows)
+        # Where `floatx` has 16 bits, Keras' own choice is int16, unlike XLA's.
+        rows = ops.arange(batch_size, dtype="int32")
+        return ops.take(choice, (first + rows) % num_rows)
 
     def get_config(self) -> dict:
         return {

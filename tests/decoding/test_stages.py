@@ -59,7 +59,7 @@ class Runs:
     def __init__(self, rollout, stop_token_ids, whole=False):
         self.lengths = []
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(keras_skd.Distiller, "short_first", self._noted)
+            patched.setattr(keras_skd.Distiller, "_short_first", self._noted)
             self.distiller = keras_skd.Distiller(
                 *(
                     random_causal_lm(

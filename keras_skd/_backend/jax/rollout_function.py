@@ -28,7 +28,7 @@ class RolloutFunction:
         compiled = jax.jit(
             self._write, static_argnums=1, out_shardings=shardings
         )
-        self._run = trainer.short_first(compiled, rollout)
+        self._run = trainer._short_first(compiled, rollout)
 
     @property
     def variables(self):

@@ -54,7 +54,7 @@ class RolloutTrainer(SkippingTrainer):
                 batch, state = self._run_rollout(
                     batch, state, groups(), of_rollout()
                 )
-            return step_function(state, (self.without_padding(batch),))
+            return step_function(state, (self._without_padding(batch),))
 
         return super()._make_function(write_and_step)
 
@@ -114,7 +114,7 @@ class RolloutTrainer(SkippingTrainer):
         return logs, state
 
     def _written_and_measured(self, batch):
-        if not self.is_written(batch):
+        if not self._is_written(batch):
             with self.eager_scope():
                 batch = self.write(batch, self.rollout)
         self.measure(batch)

@@ -41,7 +41,7 @@ class RolloutFunction:
         self._compiled = tf.function(
             self._write, jit_compile=True, autograph=False
         )
-        self._compiled_as_needed = trainer.short_first(self._compiled, rollout)
+        self._compiled_as_needed = trainer._short_first(self._compiled, rollout)
         self._run_on_replicas = tf.function(
             lambda *args: trainer.distribute_strategy.run(
                 self._run_on_replica, args
