@@ -105,9 +105,8 @@ def assert_equal(results, expected):
 
 
 @by_xla
-@pytest.mark.parametrize("rollout", ["speculative", "mixture"])
-def test_rows_that_end_early(rollout):
-    stop_token_ids = tuple(range(1, 10))
+def test_rows_that_end_early():
+    rollout, stop_token_ids = "mixture", tuple(range(1, 10))
     runs = Runs(rollout, stop_token_ids)
     # Of 16 rows, the last four go on in a batch of their own.
     batch = prompts([2, 3, 1, 4] * 4, LENGTH, vocabulary_size=12)
@@ -118,9 +117,9 @@ def test_rows_that_end_early(rollout):
 
 
 @by_xla
-@pytest.mark.parametrize("rollout", ["on_policy", "speculative"])
-def test_rows_that_do_not_end(rollout):
-    runs, whole = Runs(rollout, ()), Runs(rollout, (), whole=True)
+def test_rows_that_do_not_end():
+    runs = Runs("speculative", ())
+    whole = Runs("speculative", (), whole=True)
     batch = prompts([2, 3, 1, 4] * 4, LENGTH, vocabulary_size=12)
     expected = whole(batch)
     assert expected[0]["padding_mask"].all()
