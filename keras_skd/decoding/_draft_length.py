@@ -37,8 +37,8 @@ class DraftLength:
     def init(self):
         """The acceptance rate at the start of a batch.
 
-        It is nothing at all where there is no choice, and no constant: see the
-        limits of `Prompts`.
+        `()` where there is no choice, rather than a constant: `Prompts` says
+        why.
         """
         # Read only where it is listed: it may be on a different device.
         return ops.copy(self.estimate) if self.variables else ()

@@ -42,8 +42,8 @@ class Prompts:
     def __init__(self, batch: dict):
         lengths = prompt_lengths(batch)
         sequence_length = batch["token_ids"].shape[1]
-        # All are the length of the sequence, and yet no constant: one that goes
-        # through several loops is more than TensorFlow 2.21's XLA can do.
+        # Always `sequence_length`, but computed from the data: TensorFlow 2.21
+        # fails to compile a constant that is passed through three loops.
         limits = ops.maximum(lengths, ops.full_like(lengths, sequence_length))
         self._set(batch["token_ids"], lengths, limits)
         self.teacher = self

@@ -15,8 +15,8 @@ _SHORTEST = 128
 class ShortCaches:
     """A context in which rows are written as far as a short cache goes.
 
-    A row that does not fit is left unfinished, and does not show it. Up to
-    there, the same numbers are drawn as without the context.
+    A row that does not fit is left unfinished, and nothing in the result says
+    so. Up to there, the same random numbers are drawn as without the context.
 
     Args:
         length: int. The length of the cache.

@@ -171,7 +171,8 @@ class Mixture(_Choice):
             dtype="int32",
             seed=self.seed_generator,
         )[0]
-        # Where `floatx` has 16 bits, Keras' own choice is int16, unlike XLA's.
+        # Where `floatx` has 16 bits, Keras chooses int16, for which there is no
+        # `range` in TensorFlow's XLA.
         rows = ops.arange(batch_size, dtype="int32")
         return ops.take(choice, (first + rows) % num_rows)
 

@@ -149,7 +149,6 @@ def test_rows_of_any_length():
 def test_the_data_says_what_is_tried(length, tried):
     runs = Runs("on_policy", tuple(range(12)))
     runs(prompts([2, length], LENGTH, vocabulary_size=12))
-    # A row of 16 tokens fits.
     assert runs.lengths == [tried]
 
 

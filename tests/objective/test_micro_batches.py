@@ -9,6 +9,7 @@ import keras_skd
 from keras_skd import losses
 from keras_skd._objective import widths
 from tests.support.recording import recorded_widths
+from tests.support.recording import uneven_rows
 from tests.support.writing import prompts
 from tests.support.writing import random_causal_lm
 
@@ -75,15 +76,8 @@ def test_is_the_same_as_all_rows_at_once():
 
 
 def test_short_rows_are_read_without_most_of_the_padding(monkeypatch):
-    ends = np.array([60, 10, 12, 33, 32, 20, 8])
-    batch = prompts(ends, 64)
-    batch["response_mask"] = batch["padding_mask"].copy()
-    batch["response_mask"][:, :5] = 0
-    teachers = prompts(ends + 4, 72)
-    batch |= {f"teacher_{key}": teachers[key] for key in teachers}
-    batch["teacher_padding_mask"][:, 9:] = 0
     # In batches of the long rows and of the others.
-    arguments = {"batch": batch, "rows": 5, "rollout": "supervised"}
+    arguments = {"batch": uneven_rows(), "rows": 5, "rollout": "supervised"}
     expected = train(None, **arguments)
     with recorded_widths(monkeypatch) as read:
         monkeypatch.setattr(widths, "_SHORT", 32)

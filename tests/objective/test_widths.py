@@ -7,21 +7,8 @@ import pytest
 import keras_skd
 from keras_skd._objective import widths
 from tests.support.recording import recorded_widths
-from tests.support.writing import prompts
+from tests.support.recording import uneven_rows
 from tests.support.writing import random_causal_lm
-
-ENDS = np.array([60, 10, 12, 33, 32, 20, 8])
-
-
-def data():
-    """Rows with responses, of prompts that differ for the teacher."""
-    batch = prompts(ENDS, 64)
-    batch["response_mask"] = batch["padding_mask"].copy()
-    batch["response_mask"][:, :5] = 0
-    teachers = prompts(ENDS + 4, 72)
-    batch |= {f"teacher_{key}": teachers[key] for key in teachers}
-    batch["teacher_padding_mask"][:, 9:] = 0
-    return batch
 
 
 def train_and_evaluate(dtype="float32"):
@@ -38,10 +25,10 @@ def train_and_evaluate(dtype="float32"):
     )
     # In batches of the long rows and of the others.
     history = distiller.fit(
-        data(), batch_size=5, epochs=2, shuffle=False, verbose=0
+        uneven_rows(), batch_size=5, epochs=2, shuffle=False, verbose=0
     ).history
     scores = distiller.evaluate(
-        data(), batch_size=5, return_dict=True, verbose=0
+        uneven_rows(), batch_size=5, return_dict=True, verbose=0
     )
     weights = [np.array(w, "float32") for w in distiller.student.get_weights()]
     return history, scores, weights
