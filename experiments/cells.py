@@ -57,7 +57,7 @@ def num_seeds(size, init):
     return 5 if (size, init) == CONDITIONS[0] else 3
 
 
-def groups(tasks, methods, sizes=SIZES, inits=INITS, all_k=False):
+def groups(tasks, methods, sizes=SIZES, inits=INITS, are_named=False):
     """The groups in the order in which they run, the most wanted first.
 
     Args:
@@ -65,27 +65,29 @@ def groups(tasks, methods, sizes=SIZES, inits=INITS, all_k=False):
         methods: dict from names to `Method`s.
         sizes: list of ints.
         inits: list of names.
-        all_k: bool. Whether every value of K is run under every condition, and
-            not the chosen one alone. Defaults to `False`.
+        are_named: bool. Whether the user named the methods: then each is run
+            under every condition and on every task. Otherwise the ablations
+            are run under the first one, and the best K of them under the
+            others. Defaults to `False`.
     """
     for size, init in CONDITIONS:
-        all_here = all_k or (size, init) == CONDITIONS[0]
         if size not in sizes or init not in inits:
             continue
+        is_first = (size, init) == CONDITIONS[0]
         for is_main in (True, False):
             for task in tasks:
-                for name in _names(methods, is_main, all_here):
-                    yield Group(task, size, init, name)
+                if not (is_main or is_first or are_named):
+                    yield Group(task, size, init, CHOSEN_K)
+                for name, method in methods.items():
+                    is_here = are_named or _is_here(method, task, is_first)
+                    if method.is_main == is_main and is_here:
+                        yield Group(task, size, init, name)
 
 
-def _names(methods, is_main, all_k):
-    """The methods of one condition, main or not."""
-    names = [name for name in methods if methods[name].is_main == is_main]
-    if all_k:
-        return names
-    of_k = [name for name in names if methods[name].is_ablation]
-    others = [name for name in names if name not in of_k]
-    return [*([CHOSEN_K] if of_k else []), *others]
+def _is_here(method, task, is_first):
+    """Whether a method is planned for a task, and a condition or the first."""
+    is_task = method.only_task in ("", task)
+    return is_task and (is_first or not method.is_ablation)
 
 
 def rate_group(group, methods):

@@ -5,6 +5,8 @@ Where a method is also a row of the README's table, its arguments are those.
 
 import typing
 
+from keras_hub import samplers
+
 from keras_skd import acceptance
 from keras_skd import losses
 from keras_skd import rollouts
@@ -22,7 +24,9 @@ class Method(typing.NamedTuple):
         readme: str. Its row in the README, if it has one.
         rate_of: str. The method whose learning rate it uses, if it is not
             searched for.
-        is_ablation: bool. Whether it is run under the first condition alone.
+        is_ablation: bool. Whether it is SKD with one thing changed: it has a
+            table of its own, and is run under the first condition alone.
+        only_task: str. The one task that it is run on, if not on all.
     """
 
     label: str
@@ -32,14 +36,40 @@ class Method(typing.NamedTuple):
     readme: str = ""
     rate_of: str = ""
     is_ablation: bool = False
+    only_task: str = ""
 
 
-def _skd(k):
-    return f"rollouts.Speculative(acceptance.TopK({k}))"
+def _skd(k, arguments=""):
+    return f"rollouts.Speculative(acceptance.TopK({k}){arguments})"
+
+
+def _sampling(label, arguments):
+    """SKD with other samplers or drafts."""
+    return Method(
+        f"SKD, {label}",
+        _skd("scaled_k", f", {arguments}"),
+        rate_of="skd",
+        is_ablation=True,
+        only_task="pronunciation",
+    )
+
+
+def _loss(label, loss):
+    """SKD with another loss, which needs a learning rate of its own."""
+    return Method(
+        f"SKD, {label}",
+        _skd("scaled_k"),
+        loss,
+        is_ablation=True,
+        only_task="pronunciation",
+    )
 
 
 _HALF_DATA = 'rollouts.Mixture({"supervised": 0.5, "on_policy": 0.5})'
 KS = 1, 2, 5, 10, 25, 50
+_COOL = "samplers.RandomSampler(temperature=0.5)"
+# The teacher's in the paper's code, which draws the drafts with it as well.
+_PUBLISHED = "samplers.TopPSampler(p=0.5, temperature=0.2)"
 
 # In the order in which they run.
 METHODS = {
@@ -98,8 +128,7 @@ METHODS = {
     ),
     "skd_greedy": Method(
         "SKD, greedy replacement",
-        "rollouts.Speculative("
-        'acceptance.TopK(scaled_k), teacher_sampler="greedy")',
+        _skd("scaled_k", ', teacher_sampler="greedy"'),
     ),
     "skd_mixed": Method(
         "SKD, mixed with data",
@@ -126,6 +155,22 @@ METHODS = {
         "losses.DistiLLM2(steps_per_epoch, epochs)",
         readme="DistiLLM-2",
     ),
+    "skd_cool_student": _sampling(
+        "student at temperature 0.5", f"student_sampler={_COOL}"
+    ),
+    "skd_cool_teacher": _sampling(
+        "teacher at temperature 0.5", f"teacher_sampler={_COOL}"
+    ),
+    "skd_published": _sampling(
+        "both at temperature 0.2, top-p 0.5",
+        f"student_sampler={_PUBLISHED}, teacher_sampler={_PUBLISHED}",
+    ),
+    "skd_one_draft": _sampling(
+        "one draft at a time", "num_speculative_tokens=1"
+    ),
+    "skd_reverse": _loss("reverse KL", '"reverse_kl"'),
+    "skd_jsd": _loss("JSD", "losses.GeneralizedJSD(beta=0.5)"),
+    "skd_skew": _loss("skew KL", "losses.SkewKL(0.1)"),
 }
 
 
@@ -139,6 +184,7 @@ def arguments(method, scaled_k, num_steps, steps_per_epoch):
         "acceptance": acceptance,
         "losses": losses,
         "rollouts": rollouts,
+        "samplers": samplers,
         "schedules": schedules,
         "scaled_k": scaled_k,
         "num_steps": num_steps,

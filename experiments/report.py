@@ -60,6 +60,12 @@ class Report:
                 tables.scores(self.results, condition),
                 tables.costs(self.results, condition),
             ]
+            if self.results.rows(condition, ablations=True):
+                parts += [
+                    f"#### SKD with one thing changed: {name}, {title}",
+                    tables.scores(self.results, condition, ablations=True),
+                    tables.costs(self.results, condition, ablations=True),
+                ]
         return "\n\n".join(parts) if parts else tables.NO_RUNS
 
     def score(self, *words):

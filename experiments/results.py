@@ -125,15 +125,24 @@ class Results:
     def _lower(self, task):
         return self.tasks[task].lower_is_better
 
-    def rows(self, condition):
-        """A dict from labels to pairs of a method's name and its `Runs`."""
-        rows = {}
-        for name, method in METHODS.items():
-            if method.is_ablation and condition[1:] != cells.CONDITIONS[0]:
-                continue
-            runs = self.runs(condition, name)
-            if runs is not None:
-                rows[method.label] = name, runs
+    def rows(self, condition, ablations=False):
+        """A dict from labels to pairs of a method's name and its `Runs`.
+
+        Args:
+            condition: a `Condition`.
+            ablations: bool. Whether of SKD and what was changed in it, or of
+                the methods.
+        """
+        names = [n for n in METHODS if METHODS[n].is_ablation == ablations]
+        names = [REFERENCE] * ablations + names
+        found = {name: self.runs(condition, name) for name in names}
+        rows = {
+            METHODS[name].label: (name, runs)
+            for name, runs in found.items()
+            if runs is not None
+        }
+        if ablations:
+            return rows if rows.keys() - {METHODS[REFERENCE].label} else {}
         chosen = cells.chosen_k(
             self.folder, condition.task, KS, self._lower(condition.task)
         )

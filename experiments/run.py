@@ -126,7 +126,7 @@ def parse_args(arguments=None):
     unknown = set(args.methods or []) - set(METHODS)
     if unknown:
         parser.error(f"`--methods` must be of {[*METHODS]}, not {[*unknown]}")
-    args.all_k = args.methods is not None  # They are named.
+    args.are_named = args.methods is not None
     args.methods = {
         name: method
         for name, method in METHODS.items()
@@ -138,7 +138,7 @@ def parse_args(arguments=None):
 def plan(args):
     """The groups to run, each with its number of seeds."""
     for group in cells.groups(
-        args.tasks, args.methods, args.sizes, args.inits, args.all_k
+        args.tasks, args.methods, args.sizes, args.inits, args.are_named
     ):
         seeds = args.seeds or cells.num_seeds(group.size, group.init)
         yield group, seeds

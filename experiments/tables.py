@@ -49,11 +49,9 @@ def _undistilled(results, condition):
     )
 
 
-def scores(results, condition):
+def scores(results, condition, ablations=False):
     """The scores of all methods under a condition, with intervals."""
-    found = results.rows(condition)
-    if not found:
-        return NO_RUNS
+    found = results.rows(condition, ablations)
     reference = results.runs(condition, REFERENCE)
     _, first = next(iter(found.values()))
     steps = [step for step in cells.STEPS if step in first.steps]
@@ -98,11 +96,9 @@ def scores(results, condition):
     return "\n".join(rows)
 
 
-def costs(results, condition):
+def costs(results, condition, ablations=False):
     """What each method costs, and what it saw."""
-    found = results.rows(condition)
-    if not found:
-        return NO_RUNS
+    found = results.rows(condition, ablations)
     header = [
         "method",
         "CPU ms a step",

@@ -91,12 +91,17 @@ def test_values_of_k_are_compared_under_the_first_condition():
         (group.size, group.init, group.method)
         for group, _ in run.plan(run.parse_args(["--tasks", "arithmetic"]))
         if group.method.startswith("skd_")
-        and group.method[4:] != "mixed"
-        and group.method[4:] != "greedy"
+        and group.method not in ("skd_mixed", "skd_greedy")
     ]
     first = [(1000, "pretrained", f"skd_{k}") for k in KS]
     others = [(*condition, "skd_chosen") for condition in cells.CONDITIONS[1:]]
     assert of_k == first + others
+
+
+def test_ablations_on_one_task_are_run_there_alone():
+    groups = [group for group, _ in run.plan(run.parse_args([]))]
+    of_losses = [g[:3] for g in groups if g.method == "skd_reverse"]
+    assert of_losses == [("pronunciation", 1000, "pretrained")]
 
 
 def test_a_command_selects_one_cell():
