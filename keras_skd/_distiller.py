@@ -385,6 +385,13 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         return self._generate(batch, "random", self.stop_token_ids)
 
     def call(self, inputs, training=None):
+        if not isinstance(inputs, dict):
+            raise TypeError(
+                "A `Distiller` is called by `fit` and `evaluate`, with a dict "
+                "of packed rows. For logits, call `distiller.student` with "
+                f'"token_ids" and "padding_mask". Received: {inputs!r:.60} of '
+                f"type {type(inputs).__name__}"
+            )
         if training and self._micro_batches is not None:
             return {}  # `compute_loss` reads the rows.
         return self._read_student(inputs, training)
@@ -559,7 +566,8 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             x: the prompts, and the responses where the rollout needs them.
                 Either whole columns: a dict of `"prompts"` and `"responses"`
                 (lists or arrays of strings), a list of dicts with one row
-                each, or a `datasets.Dataset`. Or batches, dicts of columns: a
+                each, a `datasets.Dataset`, a `pandas.DataFrame`, or prompts
+                alone, as a list of strings. Or batches, dicts of columns: a
                 `tf.data.Dataset`, a `keras.utils.PyDataset`, a
                 `torch.utils.data.DataLoader`, or a generator or another
                 iterable; one without an end needs `steps_per_epoch`.

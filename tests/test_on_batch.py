@@ -102,6 +102,12 @@ def test_token_ids(m):
             ["`rollout=Supervised`", '"responses"'],
         ),
         (
+            "a call with an array",
+            lambda m: m.call(np.zeros((1, 4), int)),
+            TypeError,
+            ["distiller.student", "dict"],
+        ),
+        (
             "predictions",
             lambda m: m.predict(bad_input.PLAIN),
             NotImplementedError,

@@ -5,6 +5,7 @@ import contextlib
 import keras
 
 from keras_skd._preprocessing.rows import columns_of_rows
+from keras_skd._preprocessing.rows import is_prompts
 from keras_skd._preprocessing.rows import is_rows
 
 
@@ -23,6 +24,9 @@ def only_x(element):
     """The dict of columns in an element of a data set of Keras."""
     if is_rows(element) and element:
         return columns_of_rows(element)
+    if is_prompts(element):
+        # Before Keras, which would take a list for `x`, `y` and weights.
+        return {"prompts": element}
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
     if y is not None or sample_weight is not None:
         raise ValueError(
@@ -30,7 +34,7 @@ def only_x(element):
             'dicts of "prompts" and "responses" alone, without `y` or '
             "`sample_weight`."
         )
-    return x
+    return {"prompts": x} if is_prompts(x) else x
 
 
 def no_batch(argument, data):

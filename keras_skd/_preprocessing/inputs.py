@@ -8,9 +8,12 @@ from keras_skd._preprocessing.elements import naming
 from keras_skd._preprocessing.elements import no_batch
 from keras_skd._preprocessing.py_dataset import PackedPyDataset
 from keras_skd._preprocessing.row_report import RowReport
+from keras_skd._preprocessing.rows import columns_of_data_frame
 from keras_skd._preprocessing.rows import columns_of_hf_dataset
 from keras_skd._preprocessing.rows import columns_of_rows
+from keras_skd._preprocessing.rows import is_data_frame
 from keras_skd._preprocessing.rows import is_hf_dataset
+from keras_skd._preprocessing.rows import is_prompts
 from keras_skd._preprocessing.rows import is_rows
 from keras_skd._preprocessing.stream import Stream
 from keras_skd._preprocessing.stream import is_stream
@@ -21,8 +24,9 @@ def prepare(data, pack, argument="x"):
     """Maps `pack` over any of the inputs that `fit` takes.
 
     Args:
-        data: whole columns, as a dict, a list of dicts (the rows) or a
-            `datasets.Dataset`; or batches, as a `tf.data.Dataset`, a
+        data: whole columns, as a dict, a list of dicts (the rows), a
+            `datasets.Dataset`, a `pandas.DataFrame`, or prompts alone (a list
+            or an array of strings); or batches, as a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, or an iterable such as a generator or a
             `torch.utils.data.DataLoader`.
         pack: a `Packer`.
@@ -94,8 +98,9 @@ def _pack_any(data, pack, argument):
         return Stream(data, pack, argument)
     raise TypeError(
         f'`{argument}` must be a dict such as {{"prompts": [...], '
-        '"responses": [...]}, a list of dicts with one row each, a '
-        "`datasets.Dataset`, or batches: a `tf.data.Dataset`, a "
+        '"responses": [...]}, a list of dicts with one row each, a list of '
+        "prompts, a `datasets.Dataset`, a `pandas.DataFrame`, or batches: a "
+        "`tf.data.Dataset`, a "
         "`keras.utils.PyDataset`, a `DataLoader` or another iterable of dicts. "
         f"Received: {type(data).__name__}"
     )
@@ -109,6 +114,10 @@ def _whole_columns(data, pack):
         return columns_of_rows(data)
     if is_hf_dataset(data):
         return columns_of_hf_dataset(data, pack.column_names)
+    if is_data_frame(data):
+        return columns_of_data_frame(data)
+    if is_prompts(data):
+        return {"prompts": data}
     return None
 
 

@@ -1,8 +1,10 @@
-"""Data that comes as rows: lists of dicts, and Hugging Face's data sets."""
+"""Data that comes as rows, as a table or as prompts alone."""
 
 import datasets
 import numpy as np
+import pandas
 import pytest
+import tensorflow as tf
 
 import keras_skd
 from keras_skd._preprocessing import Packer
@@ -48,6 +50,7 @@ STRINGS = {
     "IterableDataset of batches": lambda: (
         datasets.Dataset.from_dict(DATA).to_iterable_dataset().batch(2)
     ),
+    "DataFrame": lambda: pandas.DataFrame(DATA),
 }
 
 
@@ -55,6 +58,33 @@ STRINGS = {
 def test_strings(make, preprocessor):
     pack = Packer(preprocessor, LENGTH)
     _assert_same(gather(make(), pack), pack(DATA))
+
+
+PROMPTS_ALONE = {
+    "list": list,
+    "array": np.array,
+    "array of objects": lambda x: np.array(x, dtype=object),
+    "Series": pandas.Series,
+    "list of bytes": lambda x: [text.encode() for text in x],
+    "tensor": tf.constant,
+    "tf.data": lambda x: tf.data.Dataset.from_tensor_slices(x).batch(2),
+    "generator": lambda x: (x[i : i + 2] for i in range(0, len(x), 2)),
+}
+
+
+@pytest.mark.parametrize("make", PROMPTS_ALONE.values(), ids=PROMPTS_ALONE)
+def test_prompts_alone(make, preprocessor):
+    pack = Packer(preprocessor, LENGTH)
+    _assert_same(gather(make(PROMPTS), pack), pack({"prompts": PROMPTS}))
+
+
+def test_a_missing_value_of_a_data_frame_is_none(preprocessor):
+    frame = pandas.DataFrame(DATA)
+    frame.loc[1, "responses"] = np.nan
+    pack = Packer(preprocessor, LENGTH)
+    rows = [dict(row) for row in ROWS]
+    rows[1]["responses"] = None
+    _assert_same(gather(frame, pack), gather(rows, pack))
 
 
 @pytest.mark.parametrize("make", list(STRINGS.values())[:4])

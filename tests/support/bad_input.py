@@ -90,6 +90,7 @@ def distillers():
         generate_ids=of_ids.generate,
         train_on_batch=of_strings.train_on_batch,
         test_on_batch=of_strings.test_on_batch,
+        call=of_strings,
         predict=of_strings.predict,
         predict_on_batch=of_strings.predict_on_batch,
     )
