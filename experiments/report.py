@@ -20,7 +20,15 @@ from experiments.results import Results
 from experiments.tasks import TASKS
 
 HERE = pathlib.Path(__file__).parent
-PLACEHOLDERS = "teachers", "task", "score", "difference", "runs", "hours"
+PLACEHOLDERS = (
+    "teachers",
+    "task",
+    "instructions",
+    "score",
+    "difference",
+    "runs",
+    "hours",
+)
 PLACEHOLDER = re.compile(r"\{\{(\w+)([^}]*)\}\}")
 
 
@@ -68,6 +76,9 @@ class Report:
                 ]
         return "\n\n".join(parts) if parts else tables.NO_RUNS
 
+    def instructions(self):
+        return tables.instructions(self.results.folder)
+
     def score(self, *words):
         """The interval of a method's score."""
         return tables.interval(self._runs(*words).score)
@@ -79,17 +90,21 @@ class Report:
 
     def runs(self):
         """How many runs there are."""
-        files = self.results.folder.glob("*/*.jsonl")
-        return f"{sum(len(cells.read(path)) for path in files):,}"
+        return f"{len(self._lines()):,}"
 
     def hours(self):
         """How many hours of one core they took."""
-        seconds = sum(
-            line["all_seconds"]
-            for path in self.results.folder.glob("*/*.jsonl")
-            for line in cells.read(path)
-        )
+        seconds = sum(line["all_seconds"] for line in self._lines())
         return f"{seconds / 3600:.1f}"
+
+    def _lines(self):
+        """All runs of the tasks that the paper's experiment is made of."""
+        return [
+            line
+            for task in self.results.tasks
+            for path in self.results.folder.glob(f"{task}/*.jsonl")
+            for line in cells.read(path)
+        ]
 
     def _runs(self, *words):
         *words, method = words

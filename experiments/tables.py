@@ -1,6 +1,9 @@
 """Markdown tables of results."""
 
 from experiments import cells
+from experiments import instructions as _instructions
+from experiments import intervals
+from experiments.methods import METHODS
 from experiments.results import REFERENCE
 from experiments.results import Condition
 
@@ -134,9 +137,49 @@ def costs(results, condition, ablations=False):
     return "\n".join(rows)
 
 
-def interval(value, sign=""):
+def instructions(folder):
+    """The students of SmolLM2, before and after their training."""
+    header = [
+        "method",
+        "KL, teacher's answers",
+        "KL, people's answers",
+        "teacher's log-probability of its text",
+        "acceptance as drafter",
+        "seconds a step",
+        "seeds",
+    ]
+    rows = [_row(header), _row(["---"] * len(header))]
+    for name in _instructions.METHODS:
+        lines = cells.read(_instructions.path(folder, name))
+        if not lines:
+            continue
+        if len(rows) == 2:
+            start = [lines[0][key][0] for key in _instructions.MEASURES]
+            rows.append(
+                _row(["*untrained*", *(f"{v:.2f}" for v in start), "", ""])
+            )
+        ends = [
+            intervals.over_seeds([line[key][-1] for line in lines])
+            for key in _instructions.MEASURES
+        ]
+        seconds = sum(line["seconds"][-1] for line in lines) / len(lines)
+        steps = lines[0]["steps"][-1] - lines[0]["steps"][-2]
+        rows.append(
+            _row(
+                [
+                    METHODS[name].label,
+                    *(interval(value, digits=2) for value in ends),
+                    f"{seconds / steps:.1f}",
+                    len(lines),
+                ]
+            )
+        )
+    return "\n".join(rows) if len(rows) > 2 else NO_RUNS
+
+
+def interval(value, sign="", digits=1):
     """Such as `25.7 [24.9, 26.4]`."""
-    mean, low, high = (f"{number:{sign}.1f}" for number in value)
+    mean, low, high = (f"{number:{sign}.{digits}f}" for number in value)
     return f"{mean} [{low}, {high}]"
 
 

@@ -65,10 +65,13 @@ class Writer:
     Args:
         model: a `keras_hub.models.CausalLM`.
         batch_size: int.
+        sequence_length: int. Defaults to `None`, the preprocessor's.
     """
 
-    def __init__(self, model, batch_size=250):
-        self._distiller = keras_skd.Distiller(None, model)
+    def __init__(self, model, batch_size=250, sequence_length=None):
+        self._distiller = keras_skd.Distiller(
+            None, model, sequence_length=sequence_length
+        )
         self._distiller.compile()
         self._batch_size = batch_size
 

@@ -36,6 +36,8 @@ class State(NamedTuple):
 
     Attributes:
         sequences: `Sequences`.
+        teacher_ends: int32 tensor of shape `(batch,)`, the number of tokens of
+            each row as the teacher reads it, which may have other prompts.
         student_cache, teacher_cache: caches of all tokens but the last of each
             row, and of rejected drafts: these lie beyond the end of the row,
             hidden by the causal mask, until they are overwritten. Where
@@ -52,6 +54,7 @@ class State(NamedTuple):
     """
 
     sequences: Sequences
+    teacher_ends: KerasTensor
     student_cache: object
     teacher_cache: object
     teacher_hidden_states: KerasTensor
@@ -251,6 +254,7 @@ class SpeculativeDecoder:
         shape = prompts.batch_size, 0, teacher.hidden_dim
         return State(
             sequences=Sequences.start(prompts),
+            teacher_ends=prompts.teacher.lengths,
             student_cache=self.student.empty_cache(prompts.batch_size, 0),
             teacher_cache=teacher.empty_cache(prompts.batch_size, 0),
             teacher_hidden_states=ops.zeros(shape, teacher.compute_dtype),
@@ -356,10 +360,15 @@ class SpeculativeDecoder:
         row is nearly full: reading a token again changes nothing.
         """
         prompts, cache = self.prompts, state.teacher_cache
-        start = drafts.sequences.ends - 1 + prompts.offsets
+        # Not from the prompts' offsets, which no round changes: of what a loop
+        # does not change, XLA in TensorFlow makes constants where it can, and
+        # would compile the loop again for each batch.
+        start = state.teacher_ends - 1
         start = ops.clip(start, 0, self.teacher.cache_length(cache) - width)
         window = start[:, None] + ops.arange(width, dtype="int32")
-        positions = window - prompts.offsets[:, None]
+        positions = (
+            window - (state.teacher_ends - state.sequences.ends)[:, None]
+        )
         tokens = self._at(drafts.sequences.token_ids, positions)
         if prompts.teacher is not prompts:
             prompt = ops.take_along_axis(
@@ -434,6 +443,8 @@ class SpeculativeDecoder:
         )
         return state._replace(
             sequences=sequences,
+            teacher_ends=state.teacher_ends
+            + (sequences.ends - state.sequences.ends),
             teacher_cache=reading.cache,
             teacher_hidden_states=_place(
                 reading.hidden_states,
