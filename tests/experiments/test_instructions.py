@@ -2,7 +2,6 @@
 
 import keras
 import keras_hub
-import numpy as np
 import pytest
 import smollm2
 
@@ -21,6 +20,10 @@ def experiment(monkeypatch):
     model = tiny_smollm2.causal_lm()
     smollm2.mend_backbone_config()
     smollm2.mend_tokenizer(model)
+    # With KerasHub's initialisation, layers of this size have almost no effect.
+    for weight in model.backbone.weights:
+        if len(weight.shape) > 1:
+            weight.assign(30 * weight)
 
     def questions(count):
         return ["what is it?"] * count, ["it is it"] * count
@@ -40,13 +43,13 @@ def experiment(monkeypatch):
 def test_a_run(experiment):
     line = experiment.run("on_policy", seed=0)
     assert set(instructions.MEASURES) < set(line)
-    for name in instructions.MEASURES:
-        # At the start, after a step and after three.
-        assert len(line[name]) == 3 and len({*line[name]}) == 3
+    # At the start, after a step and after three.
+    for name in ("kl_teacher", "kl_people", "log_probability"):
+        assert len({*line[name]}) == 3
     assert line["kl_people"][2] < line["kl_people"][0]
-    # With a vocabulary of 24, no better than guessing and no worse by far.
-    assert -np.log(1000) < line["log_probability"][0] < -1
-    assert 0 <= line["acceptance_rate"][2] <= 1
+    assert all(-20 < value < 0 for value in line["log_probability"])
+    assert len(line["acceptance_rate"]) == 3
+    assert 0 < line["acceptance_rate"][0] < 1
 
 
 def test_the_table(tmp_path):
