@@ -37,6 +37,7 @@ def experiment(monkeypatch):
     return instructions.Experiment()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.config.backend() != "jax", reason="the experiment runs on JAX"
 )
