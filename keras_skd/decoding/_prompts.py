@@ -57,9 +57,8 @@ class Prompts:
             self.teacher._set(token_ids, lengths, limits + self.offsets)
 
     def take(self, index) -> "Prompts":
-        """The prompts of some rows."""
+        """The prompts of some rows, without their `offsets`."""
         prompts = self._take(index)
-        prompts.offsets = ops.take(self.offsets, index, axis=0)
         prompts.teacher = prompts
         if self.teacher is not self:
             prompts.teacher = self.teacher._take(index)

@@ -7,17 +7,14 @@ import runpy
 import pytest
 import smollm2
 
+from tests.support import tiny_smollm2
+
 EXAMPLES = pathlib.Path(smollm2.__file__).parent
 
 
 @pytest.mark.slow
 def test_demo(causal_lm, tmp_path, monkeypatch, capsys):
-    smollm2.mend_backbone_config()
-    smollm2.mend_tokenizer(causal_lm)
-    # With KerasHub's initialisation, layers of this size have almost no effect.
-    for weight in causal_lm.backbone.weights:
-        if len(weight.shape) > 1:
-            weight.assign(30 * weight)
+    tiny_smollm2.mended(causal_lm)
 
     def questions(count, seed):
         return ["what is it?"] * count, ["it is it"] * count

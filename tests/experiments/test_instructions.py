@@ -17,13 +17,7 @@ def experiment(monkeypatch):
     backbone_class = keras_hub.models.LlamaBackbone
     get_config = backbone_class.get_config
     monkeypatch.setattr(backbone_class, "get_config", get_config)
-    model = tiny_smollm2.causal_lm()
-    smollm2.mend_backbone_config()
-    smollm2.mend_tokenizer(model)
-    # With KerasHub's initialisation, layers of this size have almost no effect.
-    for weight in model.backbone.weights:
-        if len(weight.shape) > 1:
-            weight.assign(30 * weight)
+    model = tiny_smollm2.mended(tiny_smollm2.causal_lm())
 
     def questions(count):
         return ["what is it?"] * count, ["it is it"] * count
