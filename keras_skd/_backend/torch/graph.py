@@ -7,13 +7,10 @@ leave fewer operations.
 
 import torch
 from keras import tree
-from torch._guards import TracingContext
-from torch._guards import tracing
-from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 
 from keras_skd._backend.torch import passes
+from keras_skd._backend.torch.tracing import trace
 
 aten = torch.ops.aten
 
@@ -67,12 +64,7 @@ class Graph:
             self._structure = tree.map_structure(lambda _: 0, result)
             return tree.flatten(result)
 
-        # Without an active mode, PyTorch makes a new one for each operation,
-        # which takes longer than everything else.
-        with tracing(TracingContext(FakeTensorMode())):
-            self.module = make_fx(torch.func.functionalize(flat))(
-                *weights, *tensors
-            )
+        self.module = trace(flat, [*weights, *tensors])
         graph = self.module.graph
         graph.set_codegen(CodeGen())
         inputs = graph.find_nodes(op="placeholder")

@@ -20,7 +20,7 @@ _COPIES = (
     aten.alias.default,
     aten.clone.default,
     aten.detach.default,
-    aten.lift_fresh_copy.default,
+    aten.lift_fresh.default,
 )
 
 
