@@ -285,11 +285,15 @@ def generate(bench):
 def acceptance(bench):
     """The time of a rollout at several acceptance rates."""
     batch = make_batch(bench.shape)
-    for name, decoding in (("", "ragged"), (" in lock-step", "lockstep")):
+    for name, arguments in (
+        ("", {}),
+        (", 2 drafts", {"num_speculative_tokens": 2}),
+        (" in lock-step", {"decoding": "lockstep"}),
+    ):
         distiller = bench.distiller(
-            Speculative(acceptance=Controlled(), decoding=decoding)
+            Speculative(acceptance=Controlled(), **arguments)
         )
-        for probability in (0.1, 0.9, 1.0):
+        for probability in (0.1, 0.3, 0.9, 1.0):
             yield (
                 f"SKD rollout{name}, {probability:.0%} accepted",
                 at_acceptance(probability, distiller, batch),

@@ -23,6 +23,7 @@ from keras_skd._objective import MicroBatches
 from keras_skd._objective import Objective
 from keras_skd._objective import narrowest
 from keras_skd._objective import next_tokens
+from keras_skd._objective import split
 from keras_skd._preprocessing import Packer
 from keras_skd._preprocessing import gather
 from keras_skd._preprocessing import pack_batch
@@ -232,7 +233,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self._objective = Objective(
             None, None, self._teacher_lm, self._student_lm
         )
-        self._micro_batches = None
+        self._micro_batches, self._rows_of_update = None, None
 
     @property
     def preprocessor(self):
@@ -250,6 +251,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         rollout_metrics: list[str] | None = None,
         hidden_state_loss: losses.HiddenStateL1 | None = None,
         micro_batch_size: int | None = None,
+        accumulate_gradients: bool = True,
         loss_chunk_size: int | None = None,
         run_eagerly: bool = False,
         steps_per_execution: int = 1,
@@ -306,6 +308,14 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
                 fit into memory for training. (`DistiLLM2`, which compares the
                 rows of a batch, compares those of a micro-batch.) Defaults to
                 `None`, all rows.
+            accumulate_gradients: bool. Whether the gradients of the
+                micro-batches of a batch are added up. If not, each micro-batch
+                makes an update of its own: a batch of 32 rows and a
+                `micro_batch_size` of 8 make four. The text of the last was
+                then written by the student of three updates before, and is no
+                longer quite on-policy; `rollout_age` reports the mean number
+                of updates in between. Schedules count updates. For one device.
+                Defaults to `True`.
             loss_chunk_size: int. How many positions are projected to the
                 vocabulary at once: fewer need less memory. Defaults to `None`:
                 256, or fewer if that is more than 8 million logits.
@@ -328,8 +338,14 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
                 f"Received: loss_weights={loss_weights!r}"
             )
         teacher, student = self._cached_models()
+        self._check_micro_batches(
+            micro_batch_size, accumulate_gradients, student
+        )
         additional_metrics = AdditionalMetrics(
-            rollout_metrics, self.rollout, self.sequence_length
+            rollout_metrics,
+            self.rollout,
+            self.sequence_length,
+            with_age=not accumulate_gradients,
         )
         objective = Objective(
             loss,
@@ -341,7 +357,6 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             additional_metrics.with_kl,
         )
         additional_metrics.name_parts(objective.part_names)
-        _check_micro_batch_size(micro_batch_size, student)
         check_integer("steps_per_execution", steps_per_execution, minimum=1)
         metrics = [*(metrics or []), *(weighted_metrics or [])]
         super().compile(
@@ -355,7 +370,11 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self._build_token_metrics()
         objective.check_accumulation(self.optimizer)
         self._objective = objective
-        self._micro_batches = self._make_micro_batches(micro_batch_size)
+        self._micro_batches, self._rows_of_update = None, None
+        if accumulate_gradients:
+            self._micro_batches = self._make_micro_batches(micro_batch_size)
+        else:
+            self._rows_of_update = micro_batch_size
         self._additional_metrics = additional_metrics
         self._auto_scale_loss = auto_scale_loss
         self._compile_for_decoding()
@@ -443,6 +462,14 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         logs["loss"] = logs.pop("mean_loss")
         return logs
 
+    def _check_micro_batches(self, size, accumulate_gradients, student):
+        _check_micro_batch_size(size, accumulate_gradients, student)
+        if not accumulate_gradients and self.is_distributed():
+            raise ValueError(
+                "`accumulate_gradients=False` is for one device: on several, "
+                "they are added up. Pass batches of fewer rows."
+            )
+
     def _make_micro_batches(self, size):
         if size is None:
             return None
@@ -515,9 +542,15 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         """Runs a compiled rollout, and compiles as little of it as needed."""
         return ShortFirst(run, rollout._longest_draft)
 
-    def _without_padding(self, batch) -> dict:
-        """The batch without most of the columns that are all padding."""
-        return narrowest(batch)
+    def _parts(self, batch, is_training) -> list:
+        """What a written batch is read as: its updates, or all at once.
+
+        Without most of the columns that are all padding.
+        """
+        parts = [batch]
+        if is_training and self._rows_of_update is not None:
+            parts = split(batch, self._rows_of_update)
+        return [narrowest(part) for part in parts]
 
     def take_responses(self, batch) -> dict:
         """The batch with the responses that it has."""
@@ -1011,11 +1044,17 @@ def _freeze_encoders(backbone):
             getattr(backbone, name).trainable = False
 
 
-def _check_micro_batch_size(size, student):
+def _check_micro_batch_size(size, accumulate_gradients, student):
+    if size is None and not accumulate_gradients:
+        raise ValueError(
+            "`accumulate_gradients=False` lets each micro-batch make an "
+            "update: say how many rows it has, with `micro_batch_size`. "
+            "Received: micro_batch_size=None"
+        )
     if size is None:
         return
     check_integer("micro_batch_size", size, minimum=1)
-    if student.compute_dtype == "float16":
+    if accumulate_gradients and student.compute_dtype == "float16":
         raise ValueError(
             "`micro_batch_size` needs a student whose gradients do not "
             "underflow: use the dtype policy 'mixed_bfloat16'. Received: "

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_skd._objective.updates import AGE
 from keras_skd._source import Source
 from keras_skd.decoding._records import DRAFT_POSITIONS
 from keras_skd.decoding._records import REJECTED_RANKS
@@ -15,6 +16,8 @@ TOKENS_PER_TEACHER_PASS = "tokens_per_teacher_pass"
 REJECTED_RANK = "rejected_rank"
 KL_BY_SOURCE = "kl_by_source"
 LOSS_PARTS = "loss_parts"
+# Of `compile(accumulate_gradients=False)`.
+ROLLOUT_AGE = "rollout_age"
 _SPECULATIVE = (
     ACCEPTANCE_BY_DRAFT_POSITION,
     ACCEPTANCE_BY_RESPONSE_POSITION,
@@ -99,6 +102,8 @@ class AdditionalMetrics:
         groups: list of strings. Defaults to `None`, no metrics.
         rollout: the `keras_skd.rollouts.Rollout`.
         sequence_length: int or `None`.
+        with_age: bool. Whether the mean number of updates since the writing of
+            a row is reported. Defaults to `False`.
 
     Attributes:
         with_parts, with_kl: bool. What an `Objective` has to measure.
@@ -106,12 +111,16 @@ class AdditionalMetrics:
         metrics: list of `keras.metrics.Metric`s.
     """
 
-    def __init__(self, groups=None, rollout=None, sequence_length=None):
+    def __init__(
+        self, groups=None, rollout=None, sequence_length=None, with_age=False
+    ):
         self.groups = check_groups(groups, rollout)
         self.with_parts = LOSS_PARTS in self.groups
         self.with_kl = KL_BY_SOURCE in self.groups
         self.records = []
         self._of_rollouts, self._of_loss = {}, {}
+        if with_age:
+            self._of_rollouts[ROLLOUT_AGE] = NamedMeans([ROLLOUT_AGE])
         if ACCEPTANCE_BY_DRAFT_POSITION in self.groups:
             self.records.append(DRAFT_POSITIONS)
             self._draft_buckets = _buckets(1, rollout._longest_draft)
@@ -175,6 +184,11 @@ class AdditionalMetrics:
             self._of_loss[LOSS_PARTS].update_state(
                 parts * weight, ops.ones_like(parts) * weight
             )
+
+    def _rollout_age(self, rollout):
+        # An evaluation reads what it has just written.
+        age = rollout.get(AGE, ops.zeros_like(rollout["token_ids"][:, 0]))
+        return ops.sum(age)[None], ops.sum(ops.ones_like(age))[None]
 
     def _acceptance_by_draft_position(self, rollout):
         positions = rollout.get(DRAFT_POSITIONS)

@@ -13,11 +13,11 @@ class StatefulTrainer(SkippingTrainer):
     def skip(self, data):
         return self.without_kl(self.get_metrics_result())
 
-    def write_batch(self, batch, is_training):
-        """The batch with responses, without most of its padding."""
+    def write_parts(self, batch, is_training):
+        """Writes the responses of a batch, and returns its parts."""
         if is_training or not self.has_responses(batch):
             batch = self.rollout_function(batch)
-        return self._without_padding(batch)
+        return self._parts(batch, is_training)
 
     def train_step(self, data):
         rollout = self._written_and_measured(self.batch_of(data))

@@ -258,8 +258,9 @@ class Saveable:
             **config,
             "loss": check_no_lambda("loss", losses.serialize(objective.loss)),
             "hidden_state_loss": serialize(objective.hidden_state_loss),
-            "micro_batch_size": self._micro_batches
-            and self._micro_batches.size,
+            "micro_batch_size": self._rows_of_update
+            or (self._micro_batches and self._micro_batches.size),
+            "accumulate_gradients": self._rows_of_update is None,
             "loss_chunk_size": objective.chunk_size,
             "rollout_metrics": list(self._additional_metrics.groups),
             "auto_scale_loss": self._auto_scale_loss,

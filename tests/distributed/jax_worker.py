@@ -118,6 +118,7 @@ def distiller_of(
     reduction="sequence_mean",
     accumulate=None,
     micro_batch_size=None,
+    accumulate_gradients=True,
     lora=False,
     int8=False,
     policy="float32",
@@ -176,9 +177,20 @@ def distiller_of(
         0.5, momentum=0.9, gradient_accumulation_steps=accumulate
     )
     distiller.compile(
-        optimizer=optimizer, loss=loss, micro_batch_size=micro_batch_size
+        optimizer=optimizer,
+        loss=loss,
+        micro_batch_size=micro_batch_size,
+        accumulate_gradients=accumulate_gradients,
     )
     return distiller
+
+
+def refused(**arguments):
+    """The message of the error that `compile` raises."""
+    try:
+        distiller_of(**arguments)
+    except ValueError as error:
+        return str(error)
 
 
 def data_of(num_rows):

@@ -228,6 +228,9 @@ def differences(one, several):
     return {key: float(value) for key, value in result.items()}
 
 
+UPDATES = {"micro_batch_size": 1, "accumulate_gradients": False}
+
+
 def checks(one, several):
     """What the differences do not show."""
     case = {"rollout": rollouts.OnPolicy}
@@ -250,6 +253,7 @@ def checks(one, several):
                 )
             },
         ),
+        "updates": error_of(several, several, {"compile": lambda: UPDATES}),
     }
 
 
@@ -346,11 +350,11 @@ def resume(folder, dies=False):
 
 
 def error_of(strategy, strategy_of_distiller, case):
-    """The message that `fit` raises."""
+    """The message that `compile` or `fit` raises."""
     with strategy.scope():
         models = make_models()
-    distiller = make(strategy_of_distiller, case, models)
     try:
+        distiller = make(strategy_of_distiller, case, models)
         distiller.fit(prompts_of(ROWS), batch_size=4, verbose=0)
     except ValueError as error:
         return str(error)

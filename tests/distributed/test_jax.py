@@ -69,8 +69,13 @@ def test_rows_stay_on_their_devices():
         ("train", GIVEN),
         ("train", dict(mesh=4, **GIVEN)),
         ("train", dict(mesh=[2, 2], micro_batch_size=2, **GIVEN)),
+        (
+            "refused",
+            dict(mesh=2, micro_batch_size=2, accumulate_gradients=False),
+        ),
     ]
-    alone, two, four, cut, *trained = results_of(4, calls)
+    alone, two, four, cut, *trained, error = results_of(4, calls)
+    assert "is for one device" in error
 
     assert not alone["loops"]
     for program in (two, four):

@@ -90,6 +90,7 @@ def test_two_devices():
     assert checks["resumed_is_equal"]
     assert "strategy.scope()" in checks["outside_of_scope"]
     assert "gradient_accumulation_steps=2" in checks["accumulation"]
+    assert "is for one device" in checks["updates"]
 
 
 CASES = (

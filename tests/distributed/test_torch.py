@@ -19,6 +19,7 @@ pytestmark = [
 ]
 ROOT = pathlib.Path(__file__).parents[2]
 SHORT = ("token_mean", "batch", "micro_batches")
+OTHERS = ("differ", "sample", "decide", "refuse")
 LONG = ("plain", "accumulation", "sum", "teacher", "lora", "padding")
 
 
@@ -82,7 +83,7 @@ def check_as_one(folder, name, num_processes, atol=1e-4):
 def two(tmp_path_factory):
     """The folder and the output of what two processes do in the short tests."""
     folder = tmp_path_factory.mktemp("two")
-    code, output = torchrun(2, folder, *SHORT, "differ", "sample", "decide")
+    code, output = torchrun(2, folder, *SHORT, *OTHERS)
     assert code == 0, output
     return folder, output
 
@@ -106,6 +107,11 @@ def test_processes_that_differ_at_first_end_equal(two):
     assert (folder / "checkpoint.keras").exists()
     assert (folder / "best" / "config.json").exists()
     assert not (folder / "keras_backup").exists()
+
+
+def test_updates_of_each_micro_batch_are_refused(two):
+    (error, _) = results(two[0], "refuse", 2)
+    assert "is for one device" in str(error["error"])
 
 
 def test_the_first_process_decides(two):

@@ -223,6 +223,16 @@ def sample(folder):
     return results
 
 
+def refuse(folder):
+    """The message of the error that `compile` raises."""
+    try:
+        random_distiller(0).compile(
+            micro_batch_size=1, accumulate_gradients=False
+        )
+    except ValueError as error:
+        return {"error": str(error)}
+
+
 def differ(folder):
     """Trains where models, seeds and the order of the data differ at first."""
     rank = int(os.environ["RANK"])
@@ -337,6 +347,7 @@ TRAININGS = {
     "mixed_precision": ("supervised", "token_mean", None, "mixed_precision"),
 }
 OTHERS = {
+    "refuse": refuse,
     "sample": sample,
     "differ": differ,
     "decide": decide,

@@ -54,7 +54,9 @@ class RolloutTrainer(SkippingTrainer):
                 batch, state = self._run_rollout(
                     batch, state, groups(), of_rollout()
                 )
-            return step_function(state, (self._without_padding(batch),))
+            for part in self._parts(batch, is_training):
+                logs, state = step_function(state, (part,))
+            return logs, state
 
         return super()._make_function(write_and_step)
 
@@ -145,6 +147,13 @@ class RolloutTrainer(SkippingTrainer):
                 _distributed, iterator.data_adapter
             )
         super()._symbolic_build(iterator, data_batch)
+
+    def is_distributed(self):
+        distribution = keras.distribution.distribution()
+        return (
+            distribution is not None
+            and distribution.device_mesh.devices.size > 1
+        )
 
     def sync_state(self):
         """Writes the state of Keras' training loop to the variables."""

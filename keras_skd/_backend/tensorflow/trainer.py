@@ -117,15 +117,18 @@ class RolloutTrainer(StatefulTrainer):
                 data = next(iterator, None)
                 if data is None:
                     break
+                parts = [data]
                 if not on_replicas:
                     batch = self.batch_of(data)
-                    data = (self.write_batch(batch, is_training),)
-                lengths = _lengths(
-                    tf.nest.map_structure(tf.type_spec_from_value, data)
-                )
-                if lengths not in by_length:
-                    by_length[lengths] = make(step_function)
-                outputs = by_length[lengths](iter([data]))
+                    parts = self.write_parts(batch, is_training)
+                    parts = [(part,) for part in parts]
+                for part in parts:
+                    lengths = _lengths(
+                        tf.nest.map_structure(tf.type_spec_from_value, part)
+                    )
+                    if lengths not in by_length:
+                        by_length[lengths] = make(step_function)
+                    outputs = by_length[lengths](iter([part]))
             if outputs is None:
                 raise StopIteration
             return self._of_all_replicas(outputs)
@@ -155,6 +158,9 @@ class RolloutTrainer(StatefulTrainer):
         with strategy.scope():
             results = self.get_metrics_result()
         return {name: results[name] for name in logs}
+
+    def is_distributed(self):
+        return self.distribute_strategy.num_replicas_in_sync > 1
 
     def make_rollout_function(self, rollout):
         return RolloutFunction(self, rollout)

@@ -27,6 +27,9 @@ class RolloutTrainer(StatefulTrainer):
         super()._symbolic_build(*args, **kwargs)
         set_global_random_state(states)
 
+    def is_distributed(self):
+        return distribution.is_distributed()
+
     def make_rollout_function(self, rollout):
         @torch.no_grad()
         def rollout_function(x):
@@ -82,14 +85,17 @@ class RolloutTrainer(StatefulTrainer):
         """A step of one process, or of all, each on its rows."""
         batch = self.batch_of(data)
         if not distribution.is_distributed():
-            return step((self.write_batch(batch, is_training),))
+            for part in self.write_parts(batch, is_training):
+                logs = step((part,))
+            return logs
         of_rollout = self.rollout.variables
         with (
             distribution.own_rows(batch) as batch,
             distribution.own_seeds(self.seeds_of_replica()),
             distribution.changes_of_all(self.metrics_variables),
         ):
-            logs = step((self.write_batch(batch, is_training),))
+            (part,) = self.write_parts(batch, is_training)
+            logs = step((part,))
         # How often drafts are accepted: the seeds are the same by now.
         distribution.average([v for v in of_rollout if "float" in v.dtype])
         result = self.get_metrics_result()
