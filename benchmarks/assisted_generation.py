@@ -42,8 +42,8 @@ def top_k(k, counts):
 
 def rollouts(shape, k):
     """A measurement of one rollout after another for the prompts of a batch."""
-    teacher = make_model(shape.teacher, shape.vocabulary_size).eval()
-    student = make_model(shape.student, shape.vocabulary_size).eval()
+    teacher = make_model(shape, shape.teacher).eval()
+    student = make_model(shape, shape.student).eval()
     student.generation_config.num_assistant_tokens = 5
     student.generation_config.num_assistant_tokens_schedule = "constant"
     student.generation_config.assistant_confidence_threshold = 0.0

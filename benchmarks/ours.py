@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import time
 
+import bounds
 import keras
 import keras_hub
 import numpy as np
@@ -19,6 +20,7 @@ from shapes import PADDING_ID
 from shapes import SEED
 from shapes import SHAPES
 from shapes import STOP_ID
+from shapes import Gemma3
 from timing import emit_versions
 from timing import interleave
 from timing import timed
@@ -122,8 +124,15 @@ class Bench:
     def __init__(self, shape):
         self.shape = shape
         keras.utils.set_random_seed(SEED)
-        self.teacher = make_model(shape.teacher, shape.vocabulary_size)
-        self.student = make_model(shape.student, shape.vocabulary_size)
+        is_mixed = shape.dtype != "float32"
+        self.teacher = make_model(
+            shape.teacher, shape.vocabulary_size, shape.dtype
+        )
+        self.student = make_model(
+            shape.student,
+            shape.vocabulary_size,
+            f"mixed_{shape.dtype}" if is_mixed else "float32",
+        )
 
     def distiller(self, rollout, stop_token_ids=None, **kwargs):
         distiller = keras_skd.Distiller(
@@ -139,14 +148,19 @@ class Bench:
         return distiller
 
 
-def make_model(size, vocabulary_size):
-    """A randomly initialised Llama without a preprocessor."""
-    backbone = keras_hub.models.LlamaBackbone(
-        vocabulary_size=vocabulary_size,
-        tie_word_embeddings=True,
+def make_model(size, vocabulary_size, dtype="float32"):
+    """A randomly initialised model without a preprocessor."""
+    models = keras_hub.models
+    arguments = {
+        "vocabulary_size": vocabulary_size,
+        "dtype": dtype,
         **dataclasses.asdict(size),
-    )
-    return keras_hub.models.LlamaCausalLM(backbone=backbone, preprocessor=None)
+    }
+    if isinstance(size, Gemma3):
+        backbone = models.Gemma3Backbone(image_size=None, **arguments)
+        return models.Gemma3CausalLM(backbone=backbone, preprocessor=None)
+    backbone = models.LlamaBackbone(tie_word_embeddings=True, **arguments)
+    return models.LlamaCausalLM(backbone=backbone, preprocessor=None)
 
 
 def make_batch(shape, sequence_length=None):
@@ -407,7 +421,6 @@ def wide(bench):
         bench.shape, batch_size=4 * bench.shape.batch_size
     )
     batch = make_batch(shape)
-    rows = len(batch["token_ids"])
     rollout = Speculative(acceptance=Controlled())
     for how, measure in updates(bench, rollout, batch):
         for probability in (0.0, 0.3, 0.9, 1.0):
@@ -416,9 +429,9 @@ def wide(bench):
                 rollout.acceptance.probability.assign(probability)
                 return measure()
 
-            yield f"SKD update of {rows}{how}, {probability:.0%} accepted", at
+            yield f"SKD update{how}, {probability:.0%} accepted", at
     for how, measure in updates(bench, OnPolicy(), batch):
-        yield f"on-policy update of {rows}{how}", measure
+        yield f"on-policy update{how}", measure
 
 
 def uneven(bench):
@@ -427,14 +440,13 @@ def uneven(bench):
         bench.shape, batch_size=4 * bench.shape.batch_size, num_new_tokens=256
     )
     batch = make_batch(shape)
-    rows, mean = len(batch["token_ids"]), 44
-    sampler = StopsAtRandom(mean)
+    sampler = StopsAtRandom(mean=44)
     for name, rollout in (
         ("SKD", Speculative(Controlled(0.9), student_sampler=sampler)),
         ("on-policy", OnPolicy(sampler)),
     ):
         for how, measure in updates(bench, rollout, batch, (STOP_ID,)):
-            yield f"{name} update of {rows}{how}, uneven", measure
+            yield f"{name} update{how}, uneven", measure
 
 
 def floor(bench):
@@ -445,11 +457,17 @@ def floor(bench):
         yield from parts(bench, make_batch(bench.shape))
 
 
+def bound(bench):
+    """The rates of products, for a lower bound of the steps."""
+    yield from bounds.rates(bench.shape)
+
+
 PARTS = {
     "skd": skd,
     "on_policy": on_policy,
     "generate": generate,
     "floor": floor,
+    "bound": bound,
     "acceptance": acceptance,
     "passes": passes,
     "length": length,
@@ -477,7 +495,19 @@ def main():
         "--only", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART"
     )
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--profile",
+        metavar="FOLDER",
+        help="only profile an SKD rollout, and write what it does there",
+    )
     args = parser.parse_args()
+    if args.profile:
+        from profiles import profile
+
+        bench = Bench(SHAPES[args.shape])
+        name, measure = list(skd(bench))[1]
+        print(name, profile(measure, args.profile, args.shape))
+        return
     emit_versions(
         "keras",
         "keras-hub",

@@ -1,6 +1,7 @@
 """Measures everything, one process after another, and prints one table.
 
     python benchmarks/run.py
+    python benchmarks/run.py --accelerator
     python benchmarks/run.py --shapes small --backends jax --only skd
 
 Every measurement is written to `benchmarks/raw/` at once. With the `--name` of
@@ -26,6 +27,7 @@ OURS = [
     "on_policy",
     "generate",
     "floor",
+    "bound",
     "acceptance",
     "passes",
     "length",
@@ -38,11 +40,22 @@ PEERS = {
     "trl_distillation": "trl_distillation.py",
     "assisted": "assisted_generation.py",
 }
+# What is measured with `--accelerator`.
+ON_ACCELERATOR = {
+    "backends": ["jax", "torch"],
+    "only": ["skd", "on_policy", "bound", "wide", "trl", "trl_distillation"],
+}
 NUM_THREADS = 2
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TRL_EXPERIMENTAL_SILENCE": "1"}
 
 
-def environment(backend="torch"):
-    """The same number of threads, and the CPU, for every process."""
+def environment(backend="torch", accelerator=False):
+    """The same number of threads, and the CPU, for every process.
+
+    With an accelerator, only the backend and less of their logs.
+    """
+    if accelerator:
+        return {**os.environ, "KERAS_BACKEND": backend, **QUIET}
     threads = [
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
@@ -56,13 +69,12 @@ def environment(backend="torch"):
         "KERAS_BACKEND": backend,
         "JAX_PLATFORMS": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
+        **QUIET,
     }
 
 
-def make_jobs(args):
-    """Pairs of a name and the arguments of a process, in their order."""
+def make_jobs(args, directory):
+    """Names, backends and commands of processes, in their order."""
     repeats = ["--repeats", str(args.repeats)]
     if "memory" in args.only:
         for backend in args.backends:
@@ -88,13 +100,17 @@ def make_jobs(args):
             if shape == "smollm2" and "trained" in args.only:
                 command = [sys.executable, HERE / "trained_pair.py", *repeats]
                 yield f"{shape}-{backend}-trained", backend, command
+            if args.accelerator:
+                command = [sys.executable, HERE / "ours.py", "--shape", shape]
+                command += ["--profile", directory / "profiles"]
+                yield f"{shape}-{backend}-profile", backend, command
         for part, script in PEERS.items():
             if part in args.only:
                 command = [args.peers, HERE / script, *common]
                 yield f"{shape}-{part}", "torch", command
 
 
-def run(name, backend, command, directory):
+def run(name, backend, command, directory, accelerator):
     """Runs a process, and saves each of its records at once."""
     path = directory / f"{name}.jsonl"
     if path.exists() and '"finished"' in path.read_text():
@@ -109,7 +125,7 @@ def run(name, backend, command, directory):
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=environment(backend),
+            env=environment(backend, accelerator),
         ) as process,
     ):
         for line in process.stdout:
@@ -133,11 +149,20 @@ def describe(args, path):
     description = {
         "date": datetime.date.today().isoformat(),
         "commits": list(dict.fromkeys([*commits, commit or "unknown"])),
-        "processor": _processor(),
-        "threads": NUM_THREADS,
+        "processor": _accelerator() if args.accelerator else _processor(),
+        "threads": os.cpu_count() if args.accelerator else NUM_THREADS,
         "repeats": args.repeats,
     }
     path.write_text(json.dumps(description))
+
+
+def _accelerator():
+    """The name of the GPU, or that of the processor if there is none."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.check_output(query, text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return _processor()
 
 
 def _processor():
@@ -152,12 +177,13 @@ def _processor():
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES)
-    parser.add_argument(
-        "--backends", nargs="+", choices=BACKENDS, default=BACKENDS
-    )
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS)
     everything = [*OURS, "trained", *PEERS, "memory"]
+    parser.add_argument("--only", nargs="+", choices=everything)
     parser.add_argument(
-        "--only", nargs="+", choices=everything, default=everything
+        "--accelerator",
+        action="store_true",
+        help="Gemma 3 on the GPU, JAX and PyTorch, with profiles of a rollout",
     )
     parser.add_argument("--repeats", type=int)
     parser.add_argument(
@@ -177,9 +203,13 @@ def parse_args():
         help="folder in benchmarks/raw; an existing one is gone on with",
     )
     args = parser.parse_args()
-    args.shapes = args.shapes or (
-        ["toy"] if args.quick else ["small", "smollm2"]
-    )
+    shapes = ["gemma3"] if args.accelerator else ["small", "smollm2"]
+    toys = ["toy_gemma3"] if args.accelerator else ["toy"]
+    args.shapes = args.shapes or (toys if args.quick else shapes)
+    default = {"backends": BACKENDS, "only": everything}
+    default = ON_ACCELERATOR if args.accelerator else default
+    args.backends = args.backends or default["backends"]
+    args.only = args.only or default["only"]
     args.repeats = args.repeats or (1 if args.quick else 5)
     if set(args.only) & set(PEERS) and not args.peers.exists():
         parser.error(
@@ -195,12 +225,12 @@ def main():
     directory = HERE / "raw" / args.name
     directory.mkdir(parents=True, exist_ok=True)
     describe(args, directory / "run.json")
-    if hasattr(os, "sched_setaffinity"):
+    if hasattr(os, "sched_setaffinity") and not args.accelerator:
         cores = sorted(os.sched_getaffinity(0))[:NUM_THREADS]
         os.sched_setaffinity(0, cores)
     try:
-        for job in make_jobs(args):
-            run(*job, directory)
+        for job in make_jobs(args, directory):
+            run(*job, directory, args.accelerator)
     finally:
         print(table.render(directory))
 

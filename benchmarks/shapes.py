@@ -15,7 +15,7 @@ PADDING_ID, STOP_ID = 0, 1
 
 @dataclasses.dataclass(frozen=True)
 class Llama:
-    """The size of a Llama model; embeddings are tied, weights are float32."""
+    """The size of a Llama model; embeddings are tied."""
 
     num_layers: int
     hidden_dim: int
@@ -23,10 +23,30 @@ class Llama:
     num_key_value_heads: int
     intermediate_dim: int
 
+    @property
+    def size_of_head(self):
+        """The number of dimensions of an attention head."""
+        return self.hidden_dim // self.num_query_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Gemma3(Llama):
+    """The size of a Gemma 3 model."""
+
+    head_dim: int = 256
+
+    @property
+    def size_of_head(self):
+        return self.head_dim
+
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A student, its teacher and a batch of prompts."""
+    """A student, its teacher and a batch of prompts.
+
+    The weights of the student are float32. In bfloat16, those of the teacher
+    are too, and the student computes in it.
+    """
 
     vocabulary_size: int
     student: Llama
@@ -34,6 +54,7 @@ class Shape:
     batch_size: int = 8
     prompt_length: int = 32
     num_new_tokens: int = 64
+    dtype: str = "float32"
 
     @property
     def sequence_length(self):
@@ -45,6 +66,15 @@ class Shape:
             STOP_ID + 1,
             self.vocabulary_size,
             (self.batch_size, self.prompt_length),
+        )
+
+    def num_weights(self, model):
+        """How many weights the products have in the layers, and in the head."""
+        heads = 2 * (model.num_query_heads + model.num_key_value_heads)
+        layer = heads * model.size_of_head + 3 * model.intermediate_dim
+        return (
+            model.num_layers * layer * model.hidden_dim,
+            self.vocabulary_size * model.hidden_dim,
         )
 
     def __str__(self):
@@ -59,7 +89,7 @@ class Shape:
             f"batch {self.batch_size}, prompt {self.prompt_length}, "
             f"{self.num_new_tokens} new tokens; "
             f"student {size(self.student)}, teacher {size(self.teacher)}, "
-            f"vocabulary {self.vocabulary_size:,}"
+            f"vocabulary {self.vocabulary_size:,}, {self.dtype}"
         )
 
 
@@ -83,7 +113,26 @@ SHAPES = {
         student=dataclasses.replace(_SMOLLM2_135M, num_layers=10),
         teacher=_SMOLLM2_135M,
     ),
-    # For trying out the scripts: its times are meaningless.
+    # 270M and 1B: for an accelerator.
+    "gemma3": Shape(
+        vocabulary_size=262144,
+        student=Gemma3(18, 640, 4, 1, 2048),
+        teacher=Gemma3(26, 1152, 4, 1, 6912),
+        batch_size=32,
+        prompt_length=64,
+        num_new_tokens=128,
+        dtype="bfloat16",
+    ),
+    # For trying out the scripts: their times are meaningless.
+    "toy_gemma3": Shape(
+        vocabulary_size=64,
+        student=Gemma3(1, 16, 2, 1, 32, head_dim=8),
+        teacher=Gemma3(2, 32, 2, 1, 64, head_dim=8),
+        batch_size=2,
+        prompt_length=4,
+        num_new_tokens=8,
+        dtype="bfloat16",
+    ),
     "toy": Shape(
         vocabulary_size=64,
         student=Llama(1, 16, 2, 1, 32),

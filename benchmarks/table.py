@@ -11,6 +11,7 @@ import pathlib
 import statistics
 import sys
 
+import bounds
 from shapes import SEED
 from shapes import SHAPES
 
@@ -25,6 +26,8 @@ COLUMNS = {
 FIELDS = {
     "seconds": ("s", "{:.3g}"),
     "gigabytes": ("GB", "{:.2f}"),
+    "gigabytes_per_second": ("GB/s", "{:.1f}"),
+    "gigaflops_per_second": ("GFLOP/s", "{:.0f}"),
     "acceptance_rate": ("acceptance rate", "{:.3f}"),
     "tokens_per_row_and_pass": (
         "tokens per teacher pass and row, until the row is full",
@@ -62,30 +65,34 @@ RATIOS = [
     ("assisted generation, K = 25", "SKD rollout, K = 25"),
     ("KerasHub generate", "on-policy rollout"),
     *[
-        (above, f"SKD update of 32, {percent}% accepted")
+        (above, f"SKD update, {percent}% accepted")
         for percent in (0, 30, 90, 100)
         for above in (
             TRL_UPDATE,
-            f"SKD update of 32, batch by batch, {percent}% accepted",
+            f"SKD update, batch by batch, {percent}% accepted",
         )
     ],
-    (TRL_UPDATE, "on-policy update of 32"),
-    ("on-policy update of 32, batch by batch", "on-policy update of 32"),
+    (TRL_UPDATE, "on-policy update"),
+    ("on-policy update, batch by batch", "on-policy update"),
     *[
         (
-            f"{name} update of 32, batch by batch, uneven",
-            f"{name} update of 32, uneven",
+            f"{name} update, batch by batch, uneven",
+            f"{name} update, uneven",
         )
         for name in ("SKD", "on-policy")
     ],
     ("SKD step, every draft accepted", FLOOR_SUM),
     ("on-policy step", FLOOR_SUM),
     *[
+        (name, f"bound: {name}")
+        for name in ("SKD step, every draft accepted", "on-policy step")
+    ],
+    *[
         (
             f"SKD rollout in lock-step, {percent}% accepted",
             f"SKD rollout, {percent}% accepted",
         )
-        for percent in (10, 90, 100)
+        for percent in (10, 30, 90, 100)
     ],
     *[
         (f"{name}, sequence_length {length}", f"{name}, sequence_length 128")
@@ -118,6 +125,7 @@ class Results:
                 self._add(json.loads(line))
         for shape in SHAPES:
             self._add_floor(shape)
+            self._add_bounds(shape)
 
     def _add(self, record):
         if "versions" in record:
@@ -145,6 +153,24 @@ class Results:
         if all(parts):
             sums = [sum(values) for values in zip(*parts)]
             self.rows[shape, FLOOR_SUM, "seconds"]["jax"] = sums
+
+    def _add_bounds(self, shape):
+        for backend in COLUMNS:
+            rates = [
+                self.rows.get((shape, *rate), {}).get(backend)
+                for rate in (
+                    (bounds.ONE_ROW, "gigabytes_per_second"),
+                    (bounds.LARGE, "gigaflops_per_second"),
+                )
+            ]
+            if not all(rates):
+                continue
+            steps = bounds.seconds(
+                SHAPES[shape], *map(statistics.median, rates)
+            )
+            for name, value in steps.items():
+                key = shape, f"bound: {name}", "seconds"
+                self.rows[key][backend] = [value]
 
     def median(self, shape, measurement, field, backend):
         """The median, or a peer's, or `None`."""

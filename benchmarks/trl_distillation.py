@@ -3,7 +3,7 @@
     .venv-peers/bin/python benchmarks/trl_distillation.py --shape small
 
 `run.py` starts it. The student alone writes, all rows of an update at once; the
-loss is the forward KL divergence (beta = 0), numbers are float32.
+loss is the forward KL divergence (beta = 0).
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ import time
 
 import transformers
 from datasets import Dataset
-from peers import make_model
+from peers import make_models
+from peers import training_arguments
 from shapes import SEED
 from shapes import SHAPES
 from timing import emit
@@ -51,8 +52,7 @@ def train(name, shape_name, repeats, directory, **arguments):
     prompts = dataclasses.replace(shape, batch_size=rows).prompts().tolist()
     steps = repeats + 2
     trainer = DistillationTrainer(
-        model=make_model(shape.student, shape.vocabulary_size),
-        teacher_model=make_model(shape.teacher, shape.vocabulary_size),
+        **make_models(shape),
         args=DistillationConfig(
             output_dir=directory,
             max_steps=steps,
@@ -61,8 +61,7 @@ def train(name, shape_name, repeats, directory, **arguments):
             max_completion_length=shape.num_new_tokens,
             beta=0.0,
             learning_rate=1e-5,
-            bf16=False,
-            use_cpu=True,
+            **training_arguments(shape),
             report_to="none",
             save_strategy="no",
             logging_strategy="no",

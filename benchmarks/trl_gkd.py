@@ -3,7 +3,7 @@
     .venv-peers/bin/python benchmarks/trl_gkd.py --shape small
 
 `run.py` starts it. The student alone writes (lambda = 1), the loss is the
-forward KL divergence (beta = 0), numbers are float32.
+forward KL divergence (beta = 0).
 """
 
 import argparse
@@ -13,7 +13,8 @@ import time
 import tokenizers
 import transformers
 from datasets import Dataset
-from peers import make_model
+from peers import make_models
+from peers import training_arguments
 from shapes import PADDING_ID
 from shapes import SEED
 from shapes import SHAPES
@@ -106,8 +107,7 @@ def train(name, shape_name, repeats, directory, **arguments):
         }
     )
     trainer = TimedTrainer(
-        model=make_model(shape.student, shape.vocabulary_size),
-        teacher_model=make_model(shape.teacher, shape.vocabulary_size),
+        **make_models(shape),
         args=GKDConfig(
             output_dir=directory,
             max_steps=steps,
@@ -116,8 +116,7 @@ def train(name, shape_name, repeats, directory, **arguments):
             lmbda=1.0,
             beta=0.0,
             learning_rate=1e-5,
-            bf16=False,
-            use_cpu=True,
+            **training_arguments(shape),
             report_to="none",
             save_strategy="no",
             logging_strategy="no",

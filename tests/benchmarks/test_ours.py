@@ -67,6 +67,59 @@ def test_a_part_writes_records_that_make_a_table(benchmark, tmp_path, capsys):
     assert "Failed" not in rendered
 
 
+def test_the_shapes_of_an_accelerator_have_a_bound(benchmark, tmp_path, capsys):
+    ours, table = benchmark("ours"), benchmark("table")
+    ours.run("toy_gemma3", only=["on_policy", "bound"], repeats=1)
+    backend = keras.config.backend()
+    path = tmp_path / f"toy_gemma3-{backend}.jsonl"
+    path.write_text(capsys.readouterr().out)
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
+    rendered = table.render(tmp_path)
+    assert "ratio in s: on-policy step / bound: on-policy step" in rendered
+    assert "Failed" not in rendered
+
+
+def test_a_bound_is_the_sum_of_its_passes(benchmark):
+    bounds, shapes = benchmark("bounds"), benchmark("shapes")
+    model = shapes.Llama(1, 4, 2, 1, 8)
+    shape = shapes.Shape(10, model, model, 2, 3, num_new_tokens=8)
+    # Queries and outputs, keys and values, the MLP; the head.
+    layers, head = 2 * 4 * 4 + 2 * 2 * 4 + 3 * 8 * 4, 10 * 4
+    assert shape.num_weights(model) == (layers, head)
+
+    # Where products take no time, 9 passes of the student and 3 of the teacher.
+    read = 4 * (layers + head) / 1e9
+    steps = bounds.seconds(shape, 1.0, float("inf"))
+    assert steps["on-policy step"] == pytest.approx(9 * read)
+    assert steps["SKD step, every draft accepted"] == pytest.approx(12 * read)
+
+    # Where reading takes none: two rows of 11 tokens, 8 of them written.
+    steps = bounds.seconds(shape, float("inf"), 1.0)
+    once = 2 * (2 * 11 * layers + 2 * 8 * head) / 1e9
+    prompts = 2 * (2 * 3 * layers + 2 * head) / 1e9
+    assert steps["on-policy step"] == pytest.approx(
+        4 * once + prompts + written
+    )
+    assert steps["SKD step, every draft accepted"] == pytest.approx(
+        3 * once + 2 * (prompts + written)
+    )
+
+
+@pytest.mark.skipif(
+    keras.config.backend() == "tensorflow", reason="not profiled"
+)
+def test_a_profile_is_written(benchmark, tmp_path):
+    x = keras.ops.ones((4, 4))
+    calls = []
+
+    def measure():
+        calls.append(keras.ops.convert_to_numpy(keras.ops.matmul(x, x)))
+
+    folder = benchmark("profiles").profile(measure, tmp_path, "product")
+    assert len(calls) == 3
+    assert any(path.is_file() for path in folder.rglob("*"))
+
+
 def test_a_measurement_that_fails_leaves_the_others(benchmark, capsys):
     timing = benchmark("timing")
 
