@@ -97,11 +97,10 @@ def test_a_bound_is_the_sum_of_its_passes(benchmark):
     steps = bounds.seconds(shape, float("inf"), 1.0)
     once = 2 * (2 * 11 * layers + 2 * 8 * head) / 1e9
     prompts = 2 * (2 * 3 * layers + 2 * head) / 1e9
-    assert steps["on-policy step"] == pytest.approx(
-        4 * once + prompts + written
-    )
+    decoded = prompts + 2 * 16 * (layers + head) / 1e9
+    assert steps["on-policy step"] == pytest.approx(4 * once + decoded)
     assert steps["SKD step, every draft accepted"] == pytest.approx(
-        3 * once + 2 * (prompts + written)
+        3 * once + 2 * decoded
     )
 
 
