@@ -24,6 +24,7 @@ PLACEHOLDERS = (
     "teachers",
     "task",
     "instructions",
+    "explanations",
     "score",
     "difference",
     "runs",
@@ -78,6 +79,9 @@ class Report:
 
     def instructions(self):
         return tables.instructions(self.results.folder)
+
+    def explanations(self):
+        return tables.explanations(self.results.folder)
 
     def score(self, *words):
         """The interval of a method's score."""

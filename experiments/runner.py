@@ -45,9 +45,9 @@ class Runner:
         self.teacher = teachers.load(task, scale)
         tokenizer = self.teacher.preprocessor.tokenizer
         self.student = models.make(task, "student", scale, tokenizer, seed=0)
-        self._write = training.Writer(self.student)
-        self._judge = keras_skd.Distiller(self.teacher, self.student, seed=0)
-        self._judge.compile(loss="forward_kl")
+        self.write = training.Writer(self.student)
+        self.judge = keras_skd.Distiller(self.teacher, self.student, seed=0)
+        self.judge.compile(loss="forward_kl")
         self._methods: dict[str, TrainedMethod] = {}
 
     def run(self, cell, steps=cells.STEPS):
@@ -115,11 +115,11 @@ class Runner:
     def _score(self, with_items=False):
         """The scores of the student as it is."""
         task = self.task
-        outputs = self._write([*task.development, *task.test])
+        outputs = self.write([*task.development, *task.test])
         at = len(task.development)
         development = task.score(task.development, outputs[:at])
         test = task.score(task.test, outputs[at:])
-        judged = self._judge.evaluate(
+        judged = self.judge.evaluate(
             training.as_columns(task.development),
             batch_size=250,
             verbose=0,

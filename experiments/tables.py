@@ -1,6 +1,9 @@
 """Markdown tables of results."""
 
+import itertools
+
 from experiments import cells
+from experiments import explanations as _explanations
 from experiments import instructions as _instructions
 from experiments import intervals
 from experiments.methods import METHODS
@@ -170,6 +173,42 @@ def instructions(folder):
                     METHODS[name].label,
                     *(interval(value, digits=2) for value in ends),
                     f"{seconds / steps:.1f}",
+                    len(lines),
+                ]
+            )
+        )
+    return "\n".join(rows) if len(rows) > 2 else NO_RUNS
+
+
+def explanations(folder):
+    """What text methods train on, and the divergences of their students."""
+    header = [
+        "method",
+        "prompts",
+        "different texts of 8",
+        "KL, own text",
+        "KL, teacher's text",
+        "KL, references",
+        "KL, references trained on",
+        "seeds",
+    ]
+    rows = [_row(header), _row(["---"] * len(header))]
+    for size, (name, method) in itertools.product(
+        _explanations.SIZES, _explanations.methods_of().items()
+    ):
+        lines = cells.read(_explanations.path(folder, size, name))
+        if not lines:
+            continue
+        means = [
+            intervals.over_seeds([line[key] for line in lines]).mean
+            for key in _explanations.MEASURES
+        ]
+        rows.append(
+            _row(
+                [
+                    method.label,
+                    size,
+                    *(f"{mean:.2f}" for mean in means),
                     len(lines),
                 ]
             )

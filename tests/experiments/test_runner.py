@@ -7,46 +7,15 @@ import pytest
 from experiments import cells
 from experiments import cost
 from experiments import models
-from experiments import runner
 from experiments import students
 from experiments import teachers
-from experiments.tasks import arithmetic
 from keras_skd import losses
 from keras_skd import rollouts
+from tests.support.sums import Sums
 
 only_jax = pytest.mark.skipif(
     keras.config.backend() != "jax", reason="the experiment runs on JAX"
 )
-
-
-class Sums(arithmetic.Arithmetic):
-    """Sums of two digits, without a download."""
-
-    sequence_length = 14
-    num_test = num_development = 4
-
-    def load(self):
-        digits = range(10)
-        return [arithmetic.worked(f"{a} + {b}") for a in digits for b in digits]
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    width = dict(num_layers=1, hidden_dim=8, intermediate_dim=8)
-    widths = {"teacher": width, "student": width}
-    monkeypatch.setitem(models.WIDTHS, "tiny", widths)
-    return "tiny"
-
-
-@pytest.fixture
-def sums(monkeypatch, tiny):
-    def load(task, scale):
-        return models.make(task, "teacher", scale, task.tokenizer(), 1)
-
-    monkeypatch.setattr(teachers, "load", load)
-    monkeypatch.setattr(runner, "LOG_EVERY", 1)
-    monkeypatch.setattr(cells, "ALL", 2)
-    return runner.Runner(Sums(), tiny, 40)
 
 
 @only_jax
