@@ -8,6 +8,7 @@ train step.
 | --------------------- | ---------------- | ------------- | ----------------- |
 | `vmap_rows`           | `vmap`           | pfor          | `vmap`, own rules |
 | `on_each_device`      | `shard_map`      | all rows      | all rows          |
+| `attention_scope`     | in groups        | in groups     | by traced graphs  |
 | `replay`              | no-op            | no-op         | traced graph      |
 | `value_and_gradients` | `value_and_grad` | GradientTape  | autograd          |
 | `scale_in_place`      | new array        | new tensor    | in place          |
@@ -102,6 +103,14 @@ def on_each_device(
         `(results, sums)` of all rows.
     """
     return backend.on_each_device(function, rows)
+
+
+def attention_scope() -> contextlib.AbstractContextManager:
+    """A context in which query heads of a group share their keys and values.
+
+    For forward passes with a cache. Layers of KerasHub repeat them otherwise.
+    """
+    return backend.attention_scope()
 
 
 def replay(

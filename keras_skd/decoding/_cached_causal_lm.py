@@ -9,6 +9,7 @@ import keras
 from keras import ops
 from keras import tree
 
+from keras_skd._backend import attention_scope
 from keras_skd._backend import on_each_device
 from keras_skd._backend import replay
 from keras_skd._backend import vmap_rows
@@ -205,7 +206,7 @@ class CachedCausalLM:
         else:
             # By default, RWKV-7 treats token 0 as padding.
             arguments = {"padding_mask": ops.ones_like(token_ids)}
-        with self._scope():
+        with self._scope(), attention_scope():
             logits, hidden_states, cache = self.model.call_with_cache(
                 token_ids, cache, **arguments
             )

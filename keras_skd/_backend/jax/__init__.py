@@ -1,3 +1,4 @@
+from keras_skd._backend.jax.operations import attention_scope
 from keras_skd._backend.jax.operations import global_random_state
 from keras_skd._backend.jax.operations import is_first_process
 from keras_skd._backend.jax.operations import on_each_device

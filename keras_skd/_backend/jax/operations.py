@@ -6,8 +6,15 @@ import keras
 from jax.sharding import PartitionSpec
 
 from keras_skd._backend.eager import is_eager
+from keras_skd._backend.grouped_attention import grouped_attention
 
 vmap_scope = contextlib.nullcontext
+
+
+def attention_scope():
+    if jax.default_backend() == "cpu" and not is_eager():
+        return grouped_attention()
+    return contextlib.nullcontext()
 
 
 def on_each_device(function, rows):

@@ -1,3 +1,4 @@
+from keras_skd._backend.tensorflow.operations import attention_scope
 from keras_skd._backend.tensorflow.operations import global_random_state
 from keras_skd._backend.tensorflow.operations import on_each_device
 from keras_skd._backend.tensorflow.operations import replay

@@ -2,6 +2,15 @@ import contextlib
 
 import tensorflow as tf
 
+from keras_skd._backend.eager import is_eager
+from keras_skd._backend.grouped_attention import grouped_attention
+
+
+def attention_scope():
+    if tf.config.list_logical_devices("GPU") or is_eager():
+        return contextlib.nullcontext()
+    return grouped_attention()
+
 
 @contextlib.contextmanager
 def vmap_scope():

@@ -1,6 +1,7 @@
 from keras_skd._backend.torch.distribution import is_first_process
 from keras_skd._backend.torch.distribution import rows_of_batch
 from keras_skd._backend.torch.distribution import sum_over_replicas
+from keras_skd._backend.torch.operations import attention_scope
 from keras_skd._backend.torch.operations import global_random_state
 from keras_skd._backend.torch.operations import on_each_device
 from keras_skd._backend.torch.operations import scale_in_place

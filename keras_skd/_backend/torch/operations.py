@@ -1,8 +1,12 @@
+import contextlib
+
 import torch
 from keras import tree
 
 from keras_skd._backend.torch.products import AccumulatingMatmul
 from keras_skd._backend.torch.vmap import Substitution
+
+attention_scope = contextlib.nullcontext  # Graphs do it.
 
 
 def on_each_device(function, rows):
