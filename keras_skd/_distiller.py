@@ -330,17 +330,10 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
             ValueError: if an argument is out of its range. The distiller is
                 then what it was before.
         """
-        if loss_weights is not None:
-            raise ValueError(
-                "`loss_weights` has no meaning for the one loss of a "
-                "distiller. For a weighted sum of several losses, pass "
-                "`loss=keras_skd.losses.WeightedSum(losses, weights)`. "
-                f"Received: loss_weights={loss_weights!r}"
-            )
+        _check_no_loss_weights(loss_weights)
         teacher, student = self._cached_models()
-        self._check_micro_batches(
-            micro_batch_size, accumulate_gradients, student
-        )
+        updates = micro_batch_size, accumulate_gradients
+        self._check_micro_batches(*updates, student)
         additional_metrics = AdditionalMetrics(
             rollout_metrics,
             self.rollout,
@@ -370,11 +363,7 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         self._build_token_metrics()
         objective.check_accumulation(self.optimizer)
         self._objective = objective
-        self._micro_batches, self._rows_of_update = None, None
-        if accumulate_gradients:
-            self._micro_batches = self._make_micro_batches(micro_batch_size)
-        else:
-            self._rows_of_update = micro_batch_size
+        self._set_micro_batches(*updates)
         self._additional_metrics = additional_metrics
         self._auto_scale_loss = auto_scale_loss
         self._compile_for_decoding()
@@ -470,11 +459,13 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
                 "they are added up. Pass batches of fewer rows."
             )
 
-    def _make_micro_batches(self, size):
-        if size is None:
-            return None
+    def _set_micro_batches(self, size, accumulate_gradients):
+        self._micro_batches = None
+        self._rows_of_update = None if accumulate_gradients else size
+        if size is None or not accumulate_gradients:
+            return
         models = [v for model in self._models() for v in model.variables]
-        return MicroBatches(
+        self._micro_batches = MicroBatches(
             self._loss_of_micro_batch, size, [*models, self.training_step]
         )
 
@@ -1042,6 +1033,16 @@ def _freeze_encoders(backbone):
         # Weight decay would change it all the same.
         if getattr(backbone, name, None) is not None:
             getattr(backbone, name).trainable = False
+
+
+def _check_no_loss_weights(loss_weights):
+    if loss_weights is not None:
+        raise ValueError(
+            "`loss_weights` has no meaning for the one loss of a distiller. "
+            "For a weighted sum of several losses, pass "
+            "`loss=keras_skd.losses.WeightedSum(losses, weights)`. "
+            f"Received: loss_weights={loss_weights!r}"
+        )
 
 
 def _check_micro_batch_size(size, accumulate_gradients, student):
