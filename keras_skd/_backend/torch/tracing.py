@@ -52,12 +52,15 @@ class _Recorder(TorchDispatchMode):
         self._graph = Graph()
         self._constants = {}
         self._nodes = WeakTensorKeyDictionary()
+        # The tensors that are there before and after a call.
+        self._lasting = WeakTensorKeyDictionary()
         # Those of which the values differ between calls.
         self._changing = set()
         self._fake_mode = FakeTensorMode()
         for i, tensor in enumerate(tensors):
             node = self._graph.placeholder(f"input_{i}")
             self._changing.add(node)
+            self._lasting[tensor] = True
             self._set_node(tensor, node)
 
     def finish(self, results):
@@ -66,13 +69,15 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if operation._schema.is_mutable:
-            raise RuntimeError(f"{operation} changes a tensor in place.")
         node = self._graph.call_function(
             operation,
             self._to_nodes(args),
             {key: self._to_nodes(value) for key, value in kwargs.items()},
         )
+        # Operations such as `rms_norm` change their own intermediate results,
+        # which the graph does as well.
+        if operation._schema.is_mutable and args[0] in self._lasting:
+            raise RuntimeError(f"{operation} changes a tensor in place.")
         is_random = torch.Tag.nondeterministic_seeded in operation.tags
         if is_random or not self._changing.isdisjoint(node.all_input_nodes):
             self._changing.add(node)
@@ -115,6 +120,7 @@ class _Recorder(TorchDispatchMode):
         if node is None:
             name = f"constant_{len(self._constants)}"
             self._constants[name] = x
+            self._lasting[x] = True
             node = self._graph.get_attr(name)
             self._set_node(x, node)
         return node

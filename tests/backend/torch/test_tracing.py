@@ -34,26 +34,26 @@ def targets(module):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @torch.no_grad()
-def test_a_step_of_a_model_is_what_make_fx_records(name):
+def test_steps_of_models_are_what_make_fx_records(name):
     lm = CachedCausalLM(random_causal_lm(name))
-    rows = 2
-    arguments = (
-        torch.tensor([[3, 4], [5, 6]], dtype=torch.int32),
-        lm.empty_cache(rows, 8),
-        torch.tensor([0, 2]),
-    )
+    token_ids = torch.tensor([[3, 4], [5, 6]], dtype=torch.int32)
+    check(lm._map_rows, token_ids, lm.empty_cache(2, 8), torch.tensor([0, 2]))
+    check(lm.extend, token_ids, lm.empty_cache(2, 8), torch.tensor(2))
+
+
+def check(step, *arguments):
     tensors = tree.flatten(arguments)
 
     def function(*tensors):
         with vmap_scope():
             arguments_ = tree.pack_sequence_as(arguments, tensors)
-            return tree.flatten(lm._map_rows(*arguments_))
+            return tree.flatten(step(*arguments_))
 
     ours = trace(function, tensors)
     theirs = make_fx(torch.func.functionalize(function))(*tensors)
     assert targets(ours) == targets(theirs)
     # Other values than those of the trace.
-    tensors = [tensors[0] + 1, *(x + 1 for x in tensors[1:])]
+    tensors = [x + 1 for x in tensors]
     torch.testing.assert_close(ours(*tensors), theirs(*tensors))
 
 
