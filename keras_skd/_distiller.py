@@ -455,8 +455,9 @@ class Distiller(Saveable, RolloutTrainer, keras.Model):
         _check_micro_batch_size(size, accumulate_gradients, student)
         if not accumulate_gradients and self.is_distributed():
             raise ValueError(
-                "`accumulate_gradients=False` is for one device: on several, "
-                "they are added up. Pass batches of fewer rows."
+                "`accumulate_gradients=False` is for one device: an update of "
+                "several is of the whole batch. Pass batches of fewer rows. "
+                f"Received: accumulate_gradients={accumulate_gradients}"
             )
 
     def _set_micro_batches(self, size, accumulate_gradients):

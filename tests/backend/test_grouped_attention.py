@@ -59,7 +59,18 @@ def test_is_that_of_repeated_keys_and_values(attend, num_queries):
     keras.config.backend() == "torch", reason="in its traced graphs"
 )
 @pytest.mark.parametrize(
-    "architecture", ["llama", "mistral", "mixtral", "qwen", "phi3", "gpt_oss"]
+    "architecture",
+    [
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen",
+        "qwen3",
+        "qwen_moe",
+        "qwen3_moe",
+        "phi3",
+        "gpt_oss",
+    ],
 )
 def test_the_layers_of_kerashub_attend_in_groups(monkeypatch, architecture):
     lm = CachedCausalLM(random_causal_lm(architecture))

@@ -99,9 +99,10 @@ def is_no_head(layer):
     [
         rollouts.Teacher(teacher_sampler="greedy"),
         rollouts.Speculative(num_speculative_tokens=2),
+        rollouts.Mixture({"teacher": 0.5, "on_policy": 0.5}),
         rollouts.Segments((5,), threshold=-4.0),
     ],
-    ids=["teacher", "speculative", "segments"],
+    ids=["teacher", "speculative", "mixture", "segments"],
 )
 def test_qlora_trains(rollout):
     teacher = quantized("llama", "int8")

@@ -118,8 +118,8 @@ def test_rows_that_end_early():
 
 @by_xla
 def test_rows_that_do_not_end():
-    runs = Runs("three drafts", ())
-    whole = Runs("three drafts", (), whole=True)
+    runs = Runs("speculative", ())
+    whole = Runs("speculative", (), whole=True)
     batch = prompts([2, 3, 1, 4] * 4, LENGTH, vocabulary_size=12)
     expected = whole(batch)
     assert expected[0]["padding_mask"].all()
@@ -179,7 +179,7 @@ def test_fit_and_evaluate(stop_token_ids, tried):
     batch = prompts([2, 3, 1, 4], LENGTH, vocabulary_size=12)
 
     def train(whole):
-        runs = Runs("on_policy", stop_token_ids, whole)
+        runs = Runs("speculative", stop_token_ids, whole)
         trained = runs.distiller
         trained.rollout.set_seed(3)
         arguments = {"batch_size": 2, "verbose": 0}
