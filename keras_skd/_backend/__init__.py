@@ -9,6 +9,7 @@ train step.
 | `vmap_rows`           | `vmap`           | pfor          | `vmap`, own rules |
 | `on_each_device`      | `shard_map`      | all rows      | all rows          |
 | `attention_scope`     | in groups        | in groups     | by traced graphs  |
+| `unstacks_caches`     | yes              | yes           | by traced graphs  |
 | `replay`              | no-op            | no-op         | traced graph      |
 | `value_and_gradients` | `value_and_grad` | GradientTape  | autograd          |
 | `scale_in_place`      | new array        | new tensor    | in place          |
@@ -49,6 +50,9 @@ else:
     )
 
 RolloutTrainer = backend.RolloutTrainer
+# Whether the keys of each layer, and its values, are tensors of their own in a
+# cached pass, where a model of KerasHub has one for all: `unstacked_cache.py`.
+unstacks_caches: bool = backend.unstacks_caches
 
 # A tensor of the backend, and a nested structure of them.
 Tensor = Any

@@ -12,7 +12,10 @@ from keras import tree
 from keras_skd._backend import attention_scope
 from keras_skd._backend import on_each_device
 from keras_skd._backend import replay
+from keras_skd._backend import unstacks_caches
 from keras_skd._backend import vmap_rows
+from keras_skd._backend.unstacked_cache import call_with_unstacked_cache
+from keras_skd._backend.unstacked_cache import unstacked_spec
 from keras_skd._without_lora import WithoutLora
 from keras_skd.decoding._control_flow import while_loop
 
@@ -36,6 +39,8 @@ class CachedCausalLM:
         can_roll_back: bool. Whether tokens can be removed by overwriting them
             in the cache. This needs one axis of positions in every cache
             tensor; recurrent models (RWKV-7, Qwen 3.5) have a state instead.
+        is_unstacked: bool. Whether the cache is a tuple with a pair `(key,
+            value)` for each layer, where the model has one tensor for it.
     """
 
     def __init__(self, model, vocabulary_size: int | None = None):
@@ -52,6 +57,9 @@ class CachedCausalLM:
             model.backbone.token_embedding, keras.layers.ReversibleEmbedding
         )
         short, long = self._cache_spec(2), self._cache_spec(3)
+        self.is_unstacked = unstacks_caches and self._can_unstack(short)
+        if self.is_unstacked:
+            short, long = unstacked_spec(short), unstacked_spec(long)
         self._cache_template = short
         self._position_axes = [
             [i for i, (m, n) in enumerate(zip(a.shape, b.shape)) if m != n]
@@ -81,6 +89,27 @@ class CachedCausalLM:
             return BuildCache().compute_output_spec(
                 keras.KerasTensor((1, length), "int32")
             )
+
+    def _can_unstack(self, spec):
+        """Whether the model takes a cache that is not one tensor for it is."""
+        if not isinstance(spec, keras.KerasTensor):
+            return False
+        extend = functools.partial(self._extend, is_unstacked=True)
+
+        class Extend(keras.Operation):
+            def call(self, *arguments):
+                return extend(*arguments)[-1]
+
+        token_ids, index = (
+            keras.KerasTensor(shape, "int32") for shape in ((1, 1), ())
+        )
+        try:
+            Extend().compute_output_spec(token_ids, unstacked_spec(spec), index)
+        except Exception:
+            # It does more with its cache than slicing and updating it. SmolLM3
+            # passes it to a layer that takes any arguments, but all tensors.
+            return False
+        return True
 
     def empty_cache(self, batch_size, length):
         """Returns a cache of zeros.
@@ -196,19 +225,24 @@ class CachedCausalLM:
 
         def extend(rows, largest):
             token_ids, cache = rows
-            return self._extend(token_ids, cache, index), ()
+            return self._extend(token_ids, cache, index, self.is_unstacked), ()
 
         return on_each_device(extend, (token_ids, cache))[0]
 
-    def _extend(self, token_ids, cache, index):
+    def _extend(self, token_ids, cache, index, is_unstacked):
         if self._takes_index:
             arguments = {"cache_update_index": index}
         else:
             # By default, RWKV-7 treats token 0 as padding.
             arguments = {"padding_mask": ops.ones_like(token_ids)}
+        call = functools.partial(
+            self.model.call_with_cache, token_ids, **arguments
+        )
         with self._scope(), attention_scope():
-            logits, hidden_states, cache = self.model.call_with_cache(
-                token_ids, cache, **arguments
+            logits, hidden_states, cache = (
+                call_with_unstacked_cache(call, cache=cache)
+                if is_unstacked
+                else call(cache=cache)
             )
         if not self._has_head:
             hidden_states = logits
@@ -233,7 +267,9 @@ class CachedCausalLM:
         def extend_row(row):
             tokens, cache, index = row
             cache = tree.map_structure(lambda x: x[None], cache)
-            outputs = self._extend(tokens[None], cache, index)
+            outputs = self._extend(
+                tokens[None], cache, index, self.is_unstacked
+            )
             return tree.map_structure(lambda x: x[0], outputs)
 
         return vmap_rows(extend_row, (token_ids, cache, indices))

@@ -1,5 +1,3 @@
-import inspect
-
 import keras
 import numpy as np
 import pytest
@@ -7,6 +5,9 @@ from keras import ops
 from keras import tree
 
 from keras_skd.decoding import CachedCausalLM
+from tests.support.caches import as_keras_hubs
+from tests.support.caches import as_ours
+from tests.support.caches import build_cache
 from tests.support.causal_lms import ARCHITECTURES
 from tests.support.causal_lms import RECURRENT
 from tests.support.causal_lms import VOCABULARY_SIZE
@@ -49,12 +50,6 @@ def windows(x, starts):
     return np.take_along_axis(
         x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1
     )
-
-
-def build_cache(model, token_ids):
-    """KerasHub's own cache. Gemma 3 takes four arguments for images."""
-    parameters = inspect.signature(model._build_cache).parameters
-    return model._build_cache(token_ids, *[None] * (len(parameters) - 1))[1]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +117,8 @@ def test_gpt_neo_x_is_decoded_as_keras_hub_does():
 
     def run(token_ids, tokens, starts):
         cache = build_cache(model, token_ids)
-        ours = lm.extend_rows(tokens, cache, starts)
+        ours = lm.extend_rows(tokens, as_ours(lm, cache), starts)
+        ours = (*ours[:-1], as_keras_hubs(lm, ours[-1]))
         # A shared index, as KerasHub's samplers have it: row by row.
         theirs = [
             model.call_with_cache(
@@ -171,7 +167,7 @@ def test_empty_cache_is_keras_hubs_in_shape(architecture):
 
     layer = keras.layers.Lambda(lambda x: build_cache(model, x))
     theirs = layer.compute_output_spec(keras.KerasTensor((3, 11), "int32"))
-    ours = lm.empty_cache(3, 11)
+    ours = as_keras_hubs(lm, lm.empty_cache(3, 11))
     tree.assert_same_structure(ours, theirs)
     for actual, spec in zip(tree.flatten(ours), tree.flatten(theirs)):
         assert tuple(actual.shape) == spec.shape

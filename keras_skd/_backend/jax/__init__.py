@@ -7,6 +7,7 @@ from keras_skd._backend.jax.operations import rows_of_batch
 from keras_skd._backend.jax.operations import scale_in_place
 from keras_skd._backend.jax.operations import set_global_random_state
 from keras_skd._backend.jax.operations import sum_over_replicas
+from keras_skd._backend.jax.operations import unstacks_caches
 from keras_skd._backend.jax.operations import value_and_gradients
 from keras_skd._backend.jax.operations import vmap_scope
 from keras_skd._backend.jax.trainer import RolloutTrainer

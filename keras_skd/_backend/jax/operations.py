@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec
 from keras_skd._backend.eager import is_eager
 from keras_skd._backend.grouped_attention import grouped_attention
 
+unstacks_caches = True
 vmap_scope = contextlib.nullcontext
 
 

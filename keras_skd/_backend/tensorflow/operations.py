@@ -5,6 +5,8 @@ import tensorflow as tf
 from keras_skd._backend.eager import is_eager
 from keras_skd._backend.grouped_attention import grouped_attention
 
+unstacks_caches = True
+
 
 def attention_scope():
     if tf.config.list_logical_devices("GPU") or is_eager():

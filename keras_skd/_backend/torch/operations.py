@@ -6,7 +6,9 @@ from keras import tree
 from keras_skd._backend.torch.products import AccumulatingMatmul
 from keras_skd._backend.torch.vmap import Substitution
 
-attention_scope = contextlib.nullcontext  # Graphs do it.
+# Graphs do both.
+attention_scope = contextlib.nullcontext
+unstacks_caches = False
 
 
 def on_each_device(function, rows):
