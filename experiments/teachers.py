@@ -21,7 +21,7 @@ from experiments.tasks import TASKS
 # The teacher is the same for every student.
 SEED = 1000
 STEPS = {
-    "full": dict(num_steps=2500, batch_size=128, learning_rate=2e-3),
+    "full": dict(batch_size=128, learning_rate=2e-3),
     "small": dict(num_steps=600, batch_size=128, learning_rate=3e-3),
 }
 
@@ -37,20 +37,21 @@ def load(task, scale):
 def train(task, scale, folder):
     """Trains a teacher, scores it, and saves both as a preset."""
     teacher = models.make(task, "teacher", scale, task.tokenizer(), SEED)
+    steps = {"num_steps": task.teacher_steps, **STEPS[scale]}
     start = time.perf_counter()
-    print(f"Training the teacher of {task.name}: {STEPS[scale]}", flush=True)
+    print(f"Training the teacher of {task.name}: {steps}", flush=True)
     training.fine_tune(
         teacher,
         task.train,
         seed=SEED,
         backup=folder.with_suffix(".backup"),
-        **STEPS[scale],
+        **steps,
     )
     facts = {
         "task": task.name,
         "scale": scale,
         "parameters": teacher.count_params(),
-        **STEPS[scale],
+        **steps,
         # Of the last start, if it was killed and went on.
         "seconds": round(time.perf_counter() - start, 1),
     }

@@ -8,14 +8,18 @@ from experiments.tasks.task import Task
 
 SIZE = 60_000
 CONFIG = dict(
-    min_terms=2, max_terms=5, min_digits=1, max_digits=2, seed=0, size=SIZE
+    min_terms=2, max_terms=6, min_digits=1, max_digits=1, seed=0, size=SIZE
 )
 # Of all expressions, so that a release that draws others is noticed.
-SHA256 = "831b0e8299736d7970ee517881c3e4d4db70ace7d50840a2fd535a3e604e81c1"
+SHA256 = "28f9660d1860bce857df6bcf79435e32e17a6c71b9693ecdc08002d6ba5086b2"
 
 
 class Arithmetic(Task):
     """A chain of sums: `"7+8-2="` to `"7+8=15,15-2=13#13"`.
+
+    Terms have one digit. Of sums with two, a student of this size answers 6 %
+    after 1,000 steps of pretraining, and 5 to 7 % after 300 and 768 of SKD: too
+    few to compare methods.
 
     Reasoning Gym's `gsm_symbolic` was not taken: some of its steps are wrong
     ("48=48 emails", as 30 % of 160), so that a teacher could not be good.
@@ -24,8 +28,9 @@ class Arithmetic(Task):
     name = "arithmetic"
     metric = "exact match"
     easy = "sums of at most three terms"
-    sequence_length = 72
+    sequence_length = 64
     scaled_k = 2
+    teacher_steps = 1000
 
     def load(self):
         problems = dict.fromkeys(

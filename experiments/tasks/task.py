@@ -44,10 +44,12 @@ class Task:
         sequence_length: int, tokens in a prompt and its response.
         scaled_k: int. The paper's K = 25 for this vocabulary: 25 of a thousand
             tokens or more, a tenth of those that occur in responses of fewer.
+        teacher_steps: int, those that a full teacher is trained for.
         num_test, num_development: int, items in these splits.
     """
 
     lower_is_better = False
+    teacher_steps = 2500
     num_test = 500
     num_development = 500
 
