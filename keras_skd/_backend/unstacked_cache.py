@@ -44,7 +44,7 @@ def call_with_unstacked_cache(call_with_cache, cache):
     """
     with _unstacked():
         logits, hidden_states, cache = call_with_cache(
-            cache=_Unstacked(map(_Unstacked, cache))
+            _Unstacked(map(_Unstacked, cache))
         )
     cache = tuple(tuple(layer.tensors) for layer in cache.tensors)
     return logits, hidden_states, cache

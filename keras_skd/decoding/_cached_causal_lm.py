@@ -91,7 +91,7 @@ class CachedCausalLM:
             )
 
     def _can_unstack(self, spec):
-        """Whether the model takes a cache that is not one tensor for it is."""
+        """Whether the model runs with an unstacked cache."""
         if not isinstance(spec, keras.KerasTensor):
             return False
         extend = functools.partial(self._extend, is_unstacked=True)
@@ -235,14 +235,15 @@ class CachedCausalLM:
         else:
             # By default, RWKV-7 treats token 0 as padding.
             arguments = {"padding_mask": ops.ones_like(token_ids)}
-        call = functools.partial(
-            self.model.call_with_cache, token_ids, **arguments
-        )
+
+        def call(cache):
+            return self.model.call_with_cache(token_ids, cache, **arguments)
+
         with self._scope(), attention_scope():
             logits, hidden_states, cache = (
-                call_with_unstacked_cache(call, cache=cache)
+                call_with_unstacked_cache(call, cache)
                 if is_unstacked
-                else call(cache=cache)
+                else call(cache)
             )
         if not self._has_head:
             hidden_states = logits

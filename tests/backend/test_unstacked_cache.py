@@ -19,7 +19,7 @@ from tests.support.writing import random_causal_lm
 
 # Gemma 3 has a tensor for each layer anyway. A layer of SmolLM3 takes any
 # arguments, of which Keras asks that all be tensors.
-STACKED = {"gemma3", "smollm3"}
+STACKED = "gemma3", "smollm3"
 UNSTACKED = [name for name in ARCHITECTURES if name not in STACKED]
 
 pytestmark = pytest.mark.skipif(
