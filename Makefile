@@ -35,7 +35,9 @@ KILL_ARGS ?= --kills 20
 BACKENDS := jax tensorflow torch
 BIN := $(VENV)/bin
 
-# Every test is in one of these parts.
+# Every test is in one of these parts. Each part runs in processes of its own, on
+# TensorFlow, which keeps all programs that XLA has compiled until its process ends:
+# gigabytes for all tests. The other engines take two parts at a time.
 PART_0 := tests/decoding
 PART_1 := tests/rollouts
 FOLDERS = $(filter-out $(PART_0) $(PART_1) tests/support,$(patsubst %/,%,$(wildcard $(1))))
@@ -45,6 +47,11 @@ PART_4 := $(call FOLDERS,tests/[p-z]*/)
 PART_5 := $(wildcard tests/test_[a-d]*.py)
 PART_6 := $(wildcard tests/test_[e-m]*.py)
 PART_7 := $(wildcard tests/test_[n-z]*.py)
+PARTS_tensorflow := "$(PART_0)" "$(PART_1)" "$(PART_2)" "$(PART_3)" \
+	"$(PART_4)" "$(PART_5)" "$(PART_6)" "$(PART_7)"
+PARTS_jax := "$(PART_0) $(PART_1)" "$(PART_2) $(PART_3)" \
+	"$(PART_4) $(PART_5)" "$(PART_6) $(PART_7)"
+PARTS_torch := $(PARTS_jax)
 
 # The tests for the bounds of pyproject.toml: all that depends on a version of
 # Keras, KerasHub, a backend, Jinja or matplotlib is in them, if not in depth.
@@ -95,11 +102,8 @@ notebooks: $(VENV)/notebooks.stamp
 test: $(VENV)/test.stamp
 	@$(MAKE) -k --no-print-directory $(BACKENDS:%=test-%)
 
-# In parts, each in its own processes: TensorFlow keeps all programs that XLA has
-# compiled until its process ends, which is gigabytes for all tests.
 $(BACKENDS:%=test-%): test-%: $(VENV)/test.stamp
-	status=0; for part in "$(PART_0)" "$(PART_1)" "$(PART_2)" "$(PART_3)" \
-			"$(PART_4)" "$(PART_5)" "$(PART_6)" "$(PART_7)"; do \
+	status=0; for part in $(PARTS_$*); do \
 		KERAS_BACKEND=$* $(BIN)/python -m pytest $$part \
 			--numprocesses $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS) \
 			|| status=1; \
