@@ -3,7 +3,7 @@
 Compiled loops and branches must have no side effects. So the values of the
 `states` (random seeds) are loop variables, and are assigned at the end. On JAX,
 variables do not hold their values during `fit`, so every variable that is read
-must be listed in `constants`.
+must be listed in `constants`, of the loop or of one around it.
 """
 
 import keras
@@ -65,11 +65,19 @@ def switch(index, branches, constants=(), states=()):
 class _Scope(keras.StatelessScope):
     """A scope with the values of the constants and, in a call, of the states.
 
-    All rounds of a loop share one: making it takes time for each variable.
+    All rounds of a loop share one: making it takes time for each variable. In
+    a loop around it, it has the values of that loop's scope, too.
     """
 
     def __init__(self, constants):
         super().__init__([(v, ops.convert_to_tensor(v)) for v in constants])
+
+    def __enter__(self):
+        super().__enter__()
+        if self.original_scope is not None:
+            values = self.original_scope.state_mapping
+            self.state_mapping = {**values, **self.state_mapping}
+        return self
 
     def stateless(self, function, states):
         """A function from values of the states to new ones and a result."""

@@ -141,7 +141,6 @@ class SegmentDecoder:
             lambda sequences, cache: ~ops.all(sequences.finished),
             body,
             (sequences, cache),
-            constants=model.model.variables,
             states=sampler.variables,
         )
 
@@ -179,6 +178,5 @@ class SegmentDecoder:
             lambda position, *_: ops.any(position < sequences.ends - 1),
             body,
             (start - 1, log_probs, cache),
-            constants=model.model.variables,
         )
         return log_probs, cache

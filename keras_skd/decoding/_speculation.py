@@ -277,7 +277,6 @@ class SpeculativeDecoder:
                 lambda width=width: self._finish_round(state, drafts, width)
                 for width in self.widths
             ],
-            constants=self.teacher.model.variables,
             states=self.verifier.variables,
         )
         return state._replace(student_cache=student_cache)
@@ -347,7 +346,6 @@ class SpeculativeDecoder:
             lambda i, *_: i < count,
             body,
             drafting,
-            constants=self.student.model.variables,
             states=verifier.variables,
         )
         sequences = sequences._replace(token_ids=token_ids)

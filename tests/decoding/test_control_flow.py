@@ -40,7 +40,6 @@ def test_states_travel_through_loops_in_branches_in_loops(xla):
             lambda i, total: i < 2,
             inner,
             (keras.ops.zeros((), "int32"), total),
-            constants=[constant],
             states=[state],
         )[1]
 
@@ -51,12 +50,14 @@ def test_states_travel_through_loops_in_branches_in_loops(xla):
     def outer(i, total):
         branches = [lambda: one(total), lambda: other(total)]
         index = keras.ops.cast(i % 2, "int32")
-        total = switch(index, branches, constants=[constant], states=[state])
+        total = switch(index, branches, states=[state])
         return i + 1, total
 
     def function(start):
-        # A value that was assigned before is visible inside.
+        # Values that were assigned before are visible inside. Those of the
+        # constants of a loop are visible in the loops and branches in it.
         state.assign(start)
+        constant.assign(constant + 4)
         return while_loop(
             lambda i, total: i < 3,
             outer,
@@ -67,8 +68,8 @@ def test_states_travel_through_loops_in_branches_in_loops(xla):
 
     # 100, then 101 and 102, then 112, then 113 and 114.
     total, values = run(function, [state, constant], xla, np.int32(100))
-    assert int(total) == 3 * (101 + 102 + 113 + 114)
-    assert values == [114, 3]
+    assert int(total) == 7 * (101 + 102 + 113 + 114)
+    assert values == [114, 7]
 
 
 @pytest.mark.parametrize("xla", [False, True])
