@@ -75,8 +75,8 @@ class _Scope(keras.StatelessScope):
     def __enter__(self):
         super().__enter__()
         if self.original_scope is not None:
-            values = self.original_scope.state_mapping
-            self.state_mapping = {**values, **self.state_mapping}
+            for key, value in self.original_scope.state_mapping.items():
+                self.state_mapping.setdefault(key, value)
         return self
 
     def stateless(self, function, states):
