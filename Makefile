@@ -35,9 +35,9 @@ KILL_ARGS ?= --kills 20
 BACKENDS := jax tensorflow torch
 BIN := $(VENV)/bin
 
-# Every test is in one of these parts. Each part runs in processes of its own, on
-# TensorFlow, which keeps all programs that XLA has compiled until its process ends:
-# gigabytes for all tests. The other engines take two parts at a time.
+# Every test is in one of these parts. On TensorFlow each part has processes of its
+# own, since they keep all programs that XLA has compiled: gigabytes for all tests.
+# On the other backends two parts share them, as starting them takes 20 s.
 PART_0 := tests/decoding
 PART_1 := tests/rollouts
 FOLDERS = $(filter-out $(PART_0) $(PART_1) tests/support,$(patsubst %/,%,$(wildcard $(1))))

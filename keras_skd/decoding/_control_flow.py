@@ -36,14 +36,13 @@ def while_loop(cond, body, loop_vars, constants=(), states=()):
     return loop_vars
 
 
-def switch(index, branches, constants=(), states=()):
-    """`keras.ops.switch`.
+def switch(index, branches, states=()):
+    """`keras.ops.switch`, in a loop whose constants the branches may read.
 
     Args:
         index: int scalar.
         branches: list of callables without arguments that return nested
             structures of tensors of the same shapes.
-        constants: iterable of `keras.Variable`s that the branches only read.
         states: iterable of `keras.Variable`s that they may assign.
 
     Returns:
@@ -53,7 +52,7 @@ def switch(index, branches, constants=(), states=()):
         return branches[0]()
     states = list(states)
     values = _values(states)  # Read outside of the scope.
-    with _Scope(constants) as scope:
+    with _Scope() as scope:
         branches = [scope.stateless(branch, states) for branch in branches]
         values, result = ops.switch(
             index, [lambda branch=branch: branch(values) for branch in branches]
@@ -65,11 +64,11 @@ def switch(index, branches, constants=(), states=()):
 class _Scope(keras.StatelessScope):
     """A scope with the values of the constants and, in a call, of the states.
 
-    All rounds of a loop share one: making it takes time for each variable. In
-    a loop around it, it has the values of that loop's scope, too.
+    All rounds of a loop share one: making it takes time for each variable. It
+    also has the values of the scope around it, such as that of an outer loop.
     """
 
-    def __init__(self, constants):
+    def __init__(self, constants=()):
         super().__init__([(v, ops.convert_to_tensor(v)) for v in constants])
 
     def __enter__(self):
