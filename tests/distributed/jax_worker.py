@@ -25,10 +25,7 @@ def results_of(num_devices, calls):
 
 def start(num_devices, calls, num_processes=1):
     """Starts processes that make the same calls, as one job if several."""
-    flags = [
-        f"--xla_force_host_platform_device_count={num_devices}",
-        "--xla_backend_optimization_level=0",
-    ]
+    devices = f"--xla_force_host_platform_device_count={num_devices}"
     job = None
     if num_processes > 1:
         with socket.socket() as free:
@@ -39,7 +36,10 @@ def start(num_devices, calls, num_processes=1):
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.distributed.jax_worker"],
             cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": " ".join(flags)},
+            env={
+                **os.environ,
+                "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {devices}",
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
