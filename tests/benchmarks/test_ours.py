@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import keras
+import keras_hub
 import pytest
 
 RUN = dict(date="", commits=[""], processor="", threads=2, repeats=3)
@@ -170,3 +171,24 @@ def test_the_table_computes_what_is_divided_by_what(benchmark, tmp_path):
     assert rows[ratio][0] == "3.00"
     ratio = f"ratio in s: on-policy step / {table.FLOOR_SUM}"
     assert rows[ratio][0] == "1.00"
+
+
+def test_a_teacher_in_bfloat16_is_near_that_in_float32(benchmark, monkeypatch):
+    ours, shapes = benchmark("ours"), benchmark("shapes")
+    teacher_dtypes = benchmark("teacher_dtypes")
+    backbone_class = keras_hub.models.LlamaBackbone
+    # Undoes what `mend_backbone_config` does to the class.
+    monkeypatch.setattr(backbone_class, "get_config", backbone_class.get_config)
+    teacher_dtypes.smollm2.mend_backbone_config()
+    shape = shapes.SHAPES["toy"]
+    bench = ours.Bench(shape)
+    measurements = teacher_dtypes.measurements(
+        bench.teacher,
+        bench.student,
+        ours.make_batch(shape),
+        ["float32", "bfloat16"],
+    )
+    records = [measure() for _, measure in measurements]
+    assert [record["acceptance_rate"] for record in records[::2]] == [1.0, 1.0]
+    assert records[0]["kl"] == 0.0
+    assert 0.0 < records[2]["kl"] < 0.01
