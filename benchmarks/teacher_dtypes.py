@@ -4,7 +4,7 @@
 
 The models are those of the example: SmolLM2-135M-Instruct, and a third of its
 layers, not yet distilled. `kl` is the forward KL divergence from the float32
-teacher to the teacher, in nats for a token, on text that the former wrote.
+teacher to the measured one, in nats for a token, on text of the former.
 """
 
 import argparse

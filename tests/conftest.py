@@ -4,9 +4,8 @@ import os
 
 import pytest
 
-# Tiny models compile for much longer than they run: XLA's code generator need
-# not optimise, and its older one, without emitters of whole fusions, takes half
-# the time.
+# Tiny models compile for much longer than they run. XLA need not optimise its
+# code, and its older code generator for CPUs takes half the time of the default.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
