@@ -5,7 +5,7 @@ import os
 import pytest
 
 # Tiny models compile for much longer than they run. XLA need not optimise its
-# code, and its older code generator for CPUs takes half the time of the default.
+# code, and its older code generator for CPUs takes half as long as the default.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
